@@ -1,0 +1,63 @@
+"""Probe: from a prompt to a mechanism.
+
+The public list. Names are loaded when first used, so importing probe costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+_HOME: dict[str, str] = {
+    # the api
+    "load_model": "probe.api",
+    "load_task": "probe.api",
+    "tasks": "probe.api",
+    "models": "probe.api",
+    "run": "probe.api",
+    "methods": "probe.api",
+    "rerun": "probe.api",
+    "load_result": "probe.api",
+    "runs": "probe.api",
+    "diff": "probe.api",
+    "doctor": "probe.api",
+    # values
+    "Task": "probe.core.task",
+    "Prompt": "probe.core.task",
+    "Encoded": "probe.core.task",
+    "Site": "probe.core.site",
+    "Trace": "probe.core.trace",
+    "Result": "probe.core.result",
+    "View": "probe.core.result",
+    "Metric": "probe.core.metric",
+    "Model": "probe.core.model",
+    "Edit": "probe.core.edit",
+    "patch": "probe.core.edit",
+    "ablate": "probe.core.edit",
+    "steer": "probe.core.edit",
+    "scale": "probe.core.edit",
+    "project_out": "probe.core.edit",
+    "method": "probe.core.registry",
+    # errors
+    "ProbeError": "probe.core.errors",
+    "SiteError": "probe.core.errors",
+    "EditError": "probe.core.errors",
+    "TaskError": "probe.core.errors",
+    "ModelError": "probe.core.errors",
+    "OptionError": "probe.core.errors",
+    "SizeError": "probe.core.errors",
+    "RunError": "probe.core.errors",
+    "ProbeWarning": "probe.core.errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"probe has no {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,140 @@
+"""How a number came to be: enough to make it again, and to see why it differs when it does."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import secrets
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+import probe.core.model as core_model
+
+_PACKAGES = ("probe-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
+
+
+class Provenance(BaseModel):
+    """The record that travels with every Result."""
+
+    run_id: str = Field(description="Sorts by time")
+    started: str = Field(description="UTC, ISO 8601")
+    method: str
+    passed: dict[str, Any] = Field(description="Options the caller gave")
+    defaulted: dict[str, Any] = Field(description="Options left at their defaults")
+    model: dict[str, Any] = Field(description="Spec, with weight hash")
+    health: dict[str, Any] = Field(default_factory=dict, description="Load check and doctor")
+    tokenizer: dict[str, Any] = Field(default_factory=dict, description="Class, BOS and padding")
+    task: dict[str, Any] = Field(default_factory=dict, description="Prompts and their hash")
+    device: str = ""
+    dtype: str = ""
+    threads: int = 0
+    seed: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    git: dict[str, Any] = Field(default_factory=dict, description="Commit, and whether dirty")
+    wall_seconds: float = 0.0
+    peak_bytes: int = Field(0, description="Largest memory of the process so far")
+    notes: list[str] = Field(default_factory=list, description="Fallbacks taken, things to know")
+
+
+def new_run_id() -> str:
+    """An id that sorts by time and says when."""
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(3)
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe(model: "core_model.Model") -> dict[str, Any]:
+    """The fields of a Provenance that a model decides."""
+    import torch
+
+    return {
+        "model": model.spec.model_dump(mode="json"),
+        "health": dict(model.health),
+        "tokenizer": {
+            "class": type(model.tokenizer.hf).__name__,
+            "n_vocab": model.tokenizer.n_vocab,
+            "bos": model.tokenizer.bos,
+            "padding": "right",
+        },
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Python and the packages that decide numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree probe runs from, and whether it has changes."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, timeout=5, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    # An installed copy may lie inside somebody else's repository.
+    if commit is None or ask("ls-files", "--error-unmatch", __file__) is None:
+        return {}
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def hash_text(text: str) -> str:
+    """Sixteen hex digits that name a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class Stopwatch:
+    """Wall time since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.perf_counter() - self._start
+
+
+def user_dir(kind: str) -> Path:
+    """The user's ``cache`` or ``data`` directory; ``PROBE_HOME`` overrides both."""
+    home = os.environ.get("PROBE_HOME")
+    if home:
+        return Path(home) / kind
+    import platformdirs
+
+    where = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_data_dir
+    return Path(where("probe-workbench"))

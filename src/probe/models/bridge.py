@@ -1,0 +1,576 @@
+"""TransformerBridge as a Model: hooks that live for one call, and checks when it loads."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.core.edit import Edit, by_site
+from probe.core.errors import EditError, ModelError, ProbeWarning, SiteError, SizeError, TaskError
+from probe.core.metric import Metric, get_metric
+from probe.core.model import Dims, site_shape
+from probe.core.site import Site, SiteLike, expand_sites
+from probe.core.task import Encoded, pad
+from probe.core.tokens import Tokenizer
+from probe.core.trace import Trace
+from probe.models import doctor
+from probe.models.norms import LinearNorm
+from probe.models.spec import ModelSpec
+from probe.models.weights import BridgeWeights
+
+Hook = Callable[[Tensor], Tensor | None]
+
+_TOKENS_PER_BATCH = 4096
+_SHARE_OF_MEMORY = 0.8
+
+
+class _Stop(Exception):  # noqa: N818  (a signal, not an error)
+    """Raised by the last hook that anybody waits for."""
+
+
+class BridgeModel:
+    """A language model, recorded and intervened on through a TransformerBridge."""
+
+    def __init__(self, bridge: Any, tokenizer: Tokenizer, spec: ModelSpec, dims: Dims) -> None:
+        self._bridge = bridge
+        self._hf = bridge.original_model
+        self.tokenizer, self.spec, self.dims = tokenizer, spec, dims
+        self.weights = BridgeWeights(bridge, dims)
+        self.device = next(self._hf.parameters()).device
+        self.dtype = next(self._hf.parameters()).dtype
+        self.health: dict[str, object] = {}
+        self._points = self._find_points()
+        self.sites = frozenset(site.kind for site in self._points)
+        like = torch.zeros((), device=self.device, dtype=self.dtype)
+        self._ln_final = LinearNorm.measure(bridge.ln_final, dims.d_model, like)
+        self._post_norms = {
+            kind: [
+                LinearNorm.measure(getattr(block, norm), dims.d_model, like)
+                if norm in block.submodules
+                else None
+                for block in bridge.blocks
+            ]
+            for kind, norm in (("attn_out", "ln1_post"), ("mlp_out", "ln2_post"))
+        }
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by."""
+        return self.spec.name
+
+    def __repr__(self) -> str:
+        d = self.dims
+        return (
+            f"Model({self.name}: {d.n_layers} layers, {d.d_model} wide, {d.n_heads} heads over "
+            f"{d.n_kv_heads} key/value heads, {self.spec.n_params / 1e6:.1f} M parameters, "
+            f"{self.spec.dtype} on {self.spec.device})"
+        )
+
+    # --- recording ---------------------------------------------------------------------------
+
+    def trace(
+        self,
+        prompts: "str | Sequence[str] | Encoded | Int[Tensor, 'batch pos']",
+        sites: "Iterable[SiteLike] | SiteLike",
+        *,
+        positions: Sequence[int] | None = None,
+        edits: Sequence[Edit] = (),
+        corrupted: bool = False,
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+    ) -> Trace:
+        """Record activations: only the sites asked for, detached, on the model's device.
+
+        Args:
+            prompts: A prompt, several, an encoded task, or token ids [batch, pos].
+            sites: ``"resid_post"`` (every layer), ``("z", 9)``, ``"z.9"`` or a Site.
+            positions: Record only these; negative ones count from each prompt's end.
+            edits: Interventions made while recording; recorded values are the edited ones.
+            corrupted: Of an encoded task, record the corrupted prompts.
+            dtype: Store in this type, such as ``torch.float16``; computed in the model's own.
+            batch_size: Prompts for each forward pass; by default as many as 4096 tokens.
+
+        Raises:
+            SiteError: A site this model does not have.
+            SizeError: More bytes than fit, before any is taken.
+
+        Cost: one forward pass over the prompts, stopped after the last site.
+        """
+        tokens, lengths = self._read(prompts, corrupted)
+        wanted = [self._known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        if not wanted:
+            raise SiteError("no site was asked for", remedy='sites=["resid_post"]')
+        recorder = _Recorder(wanted, self, tokens, lengths, positions, dtype or self.dtype)
+        recorder.check_fits()
+        size = batch_size or max(1, _TOKENS_PER_BATCH // tokens.shape[1])
+        for start in range(0, len(tokens), size):
+            rows = slice(start, start + size)
+            self._check_rows(edits, start, size, len(tokens))
+            with contextlib.suppress(_Stop):
+                self._run(
+                    tokens[rows],
+                    self._edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
+                    lengths=lengths[rows],
+                )
+        strings = tuple(
+            tuple(self.tokenizer.strings(row[:n].tolist()))
+            for row, n in zip(tokens, lengths, strict=True)
+        )
+        return Trace(recorder.values, tokens, lengths, recorder.positions, strings)
+
+    def _read(self, prompts: Any, corrupted: bool) -> tuple[Tensor, Tensor]:
+        if isinstance(prompts, Encoded):
+            return prompts.need_corrupted() if corrupted else prompts.clean, prompts.lengths
+        if isinstance(prompts, Tensor):
+            self._check_tokens(prompts)
+            return prompts, torch.full((len(prompts),), prompts.shape[1])
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise TaskError("no prompt was given")
+        ids = [self.tokenizer.prompt(text, self.dims.n_ctx) for text in texts]
+        return pad(ids, self.tokenizer.pad_id), torch.tensor([len(row) for row in ids])
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        shape = tuple(tokens.shape)
+        if tokens.ndim != 2 or 0 in shape or tokens.is_floating_point():
+            raise TaskError(f"tokens of shape {shape}, {tokens.dtype}", expected="ids [batch, pos]")
+        if shape[1] > self.dims.n_ctx:
+            raise TaskError(f"{shape[1]} tokens", expected=f"at most {self.dims.n_ctx}")
+        if int(tokens.max()) >= self.dims.d_vocab or int(tokens.min()) < 0:
+            raise TaskError(
+                f"token ids from {int(tokens.min())} to {int(tokens.max())}",
+                expected=f"0 to {self.dims.d_vocab - 1}",
+            )
+
+    def _known(self, site: Site) -> Site:
+        if site.whole in self._points:
+            return site
+        if site.kind in self.sites:
+            raise SiteError(f"{self.name} has no {site}, though other layers have {site.kind}")
+        why = {
+            "resid_mid": "attention and MLP work in parallel" if self.dims.parallel else "",
+            "router": "it is no mixture of experts" if not self.dims.n_experts else "",
+            "mlp_pre": "its experts share no one MLP" if self.dims.n_experts else "",
+            "mlp_post": "its experts share no one MLP" if self.dims.n_experts else "",
+        }.get(site.kind, "")
+        raise SiteError(
+            f"{self.name} has no {site.kind}" + (f": {why}" if why else ""),
+            expected=f"one of {', '.join(sorted(self.sites))}",
+        )
+
+    # --- running -----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        edits: Sequence[Edit] = (),
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        last_only: bool = False,
+        mask: Int[Tensor, "batch pos"] | None = None,
+        quiet: bool = False,
+    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch d_vocab"]:
+        """Logits, with edits made. One forward pass.
+
+        Args:
+            tokens: Token ids.
+            edits: Interventions; one that changed nothing is reported as a ProbeWarning.
+            lengths: Real tokens of each row, when padded on the right.
+            last_only: Unembed only each row's last real token: [batch, d_vocab].
+            mask: 1 at real tokens, for rows padded on the left.
+            quiet: Do not report edits that change nothing.
+        """
+        self._check_tokens(tokens)
+        if lengths is None:
+            lengths = torch.full((len(tokens),), tokens.shape[1])
+        hooks = self._edit_hooks(edits, lengths, quiet)
+        if not last_only or not self.reads_out or mask is not None:
+            logits = self._run(tokens, hooks, lengths=lengths, mask=mask).logits
+            return logits[torch.arange(len(tokens)), lengths - 1] if last_only else logits
+        final: list[Tensor] = []
+
+        def keep(resid: Tensor) -> None:
+            rows = torch.arange(len(tokens), device=resid.device)
+            final.append(resid[rows, lengths.to(resid.device) - 1])
+            raise _Stop
+
+        last = Site("resid_post", self.dims.n_layers - 1)
+        with contextlib.suppress(_Stop):
+            self._run(tokens, [*hooks, (last, keep)], lengths=lengths)
+        return self.unembed(final[0])
+
+    def _run(
+        self,
+        tokens: Tensor,
+        hooks: Sequence[tuple[Site, Hook]] = (),
+        *,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        grad: bool = False,
+    ) -> Any:
+        """One forward pass of the Hugging Face model with hooks that end with it."""
+        inputs: dict[str, Any] = {"input_ids": tokens.to(self.device)}
+        if self.dims.causal:
+            inputs["use_cache"] = False
+        if mask is None and not self.dims.causal and lengths is not None:
+            mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+        if mask is not None:
+            # Positions are counted over real tokens; the library would count padding too.
+            inputs["attention_mask"] = mask.to(self.device)
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(self.device)
+        with self._hooked(hooks, (len(tokens), tokens.shape[1])), torch.set_grad_enabled(grad):
+            return self._hf(**inputs)
+
+    @contextlib.contextmanager
+    def _hooked(self, hooks: Sequence[tuple[Site, Hook]], shape: tuple[int, int]) -> Iterator[None]:
+        handles = []
+        try:
+            for site, hook in hooks:
+                point = self._points[site]
+                handles.append(point.register_forward_hook(_as_torch_hook(point, hook, shape)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _edit_hooks(
+        self, edits: Sequence[Edit], lengths: Tensor, quiet: bool = False
+    ) -> list[tuple[Site, Hook]]:
+        def hook_for(group: list[Edit]) -> Hook:
+            def hook(activation: Tensor) -> Tensor:
+                for edit in group:
+                    changed = edit.apply(activation, lengths)
+                    if not quiet and torch.equal(changed, activation):
+                        warnings.warn(
+                            f"the edit of {edit.site} ({edit.source or edit.rule}) changed nothing",
+                            ProbeWarning,
+                            stacklevel=2,
+                        )
+                    activation = changed
+                return activation
+
+            return hook
+
+        for edit in edits:
+            self._known(edit.site)
+        return [(site, hook_for(group)) for site, group in by_site(edits).items()]
+
+    @staticmethod
+    def _check_rows(edits: Sequence[Edit], start: int, size: int, total: int) -> None:
+        if edits and (start or size < total):
+            raise EditError(
+                f"edits over {total} prompts in batches of {size}",
+                expected="all prompts in one batch, since an edit's rows are the batch's",
+                remedy=f"batch_size={total}",
+            )
+
+    # --- reading out -------------------------------------------------------------------------
+
+    def unembed(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
+        """Final norm and unembedding of a residual stream: logits."""
+        if not self.reads_out:
+            raise ModelError(
+                f"the logits of {self.name} are not a norm and a matrix applied to its last "
+                "residual stream",
+                expected="a causal model that ends in norm and unembedding",
+            )
+        return self._unembed(resid.to(device=self.device, dtype=self.dtype))
+
+    @torch.no_grad()
+    def _unembed(self, resid: Tensor) -> Tensor:
+        logits = self._bridge.unembed(self._bridge.ln_final(resid))
+        cap = self.dims.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def reads_out(self) -> bool:
+        """Whether ``unembed`` of the last residual stream is the model's logits (found at load)."""
+        return bool(self.health.get("reads_out", False))
+
+    def read_out(
+        self, vectors: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+    ) -> Float[Tensor, "*any d_model"]:
+        """The final norm as a linear map: its bias left out, its denominator given."""
+        return self._ln_final.apply(vectors, scale)
+
+    @property
+    def read_out_bias(self) -> Float[Tensor, " d_model"]:
+        """The final norm's bias, zeros where there is none."""
+        return self._ln_final.bias
+
+    def write_out(
+        self, layer: int, kind: str, vectors: Float[Tensor, "*any d_model"], total: Tensor
+    ) -> Float[Tensor, "*any d_model"]:
+        """Parts of ``attn_out`` or ``mlp_out`` as the residual stream receives them."""
+        norm = self._post_norms[kind][layer]
+        if norm is None:
+            return vectors
+        module = getattr(
+            self._bridge.blocks[layer], "ln1_post" if kind == "attn_out" else "ln2_post"
+        )
+        with torch.no_grad():
+            normalised = module(total) - norm.bias
+        # eps and all: the denominator is whatever makes the linear map give what the layer gives
+        size = (norm.gain * norm.centre(total)).norm(dim=-1, keepdim=True)
+        return norm.apply(vectors, size / normalised.norm(dim=-1, keepdim=True))
+
+    def normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """The final norm of a residual stream, bias and all."""
+        with torch.no_grad():
+            return self._bridge.ln_final(resid)
+
+    def head_outputs(
+        self, layer: int, z: Float[Tensor, "*any head d_head"]
+    ) -> Float[Tensor, "*any head d_model"]:
+        """What each head adds to its layer's attention output, before any norm that follows."""
+        return torch.einsum("...hd,hdm->...hm", z, self.weights.W_O(layer).to(z))
+
+    def out_bias(self, layer: int, kind: str) -> Float[Tensor, " d_model"]:
+        """Bias of the projection that writes ``attn_out`` or ``mlp_out``, zeros if none."""
+        block = self._bridge.blocks[layer]
+        none = torch.zeros_like(self.read_out_bias)
+        if kind == "attn_out":
+            bias = block.attn.o.bias
+        else:
+            bias = None if self.dims.n_experts else block.mlp.out.bias
+        return none if bias is None else bias.detach()
+
+    def write_bias(self, layer: int, kind: str) -> Float[Tensor, " d_model"]:
+        """Bias of the norm a block applies to what it writes, zeros if none."""
+        norm = self._post_norms[kind][layer]
+        return torch.zeros_like(self.read_out_bias) if norm is None else norm.bias
+
+    # --- intervening in bulk -----------------------------------------------------------------
+
+    def gradients(
+        self,
+        encoded: Encoded,
+        sites: "Iterable[SiteLike] | SiteLike",
+        metric: Metric | str = "logit_diff",
+        *,
+        corrupted: bool = False,
+    ) -> tuple[Trace, Trace]:
+        """Activations, and the gradient of each example's metric by them.
+
+        Cost: one forward and one backward pass.
+        """
+        metric = get_metric(metric)
+        metric.check(encoded)
+        wanted = [self._known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        tokens, lengths = self._read(encoded, corrupted)
+        reference = None
+        if metric.needs_reference:
+            reference = self.forward(encoded.clean, lengths=lengths, last_only=True)
+        kept: dict[Site, Tensor] = {}
+
+        def keep(site: Site) -> Hook:
+            def hook(value: Tensor) -> Tensor:
+                value = value if value.requires_grad else value.detach().requires_grad_()
+                kept[site] = value
+                return value
+
+            return hook
+
+        # The graph begins at the first residual stream: weights carry no gradient.
+        first = Site("resid_pre", 0)
+        order = sorted({*wanted, first}, key=lambda site: site.order)
+        out = self._run(tokens, [(s, keep(s)) for s in order], lengths=lengths, grad=True)
+        rows = torch.arange(len(tokens), device=out.logits.device)
+        logits = out.logits[rows, lengths.to(rows.device) - 1]
+        ids = metric.token_ids(encoded)
+        if ids is not None:
+            logits = logits.gather(1, ids.to(logits.device))
+        total = metric(logits, encoded, reference).sum()
+        grads = torch.autograd.grad(total, [kept[site] for site in wanted], allow_unused=True)
+        made = {
+            site: torch.zeros_like(kept[site]) if grad is None else grad
+            for site, grad in zip(wanted, grads, strict=True)
+        }
+        values = {site: kept[site].detach() for site in wanted}
+        strings = tuple(tuple(encoded.str_tokens(i, corrupted=corrupted)) for i in range(len(rows)))
+        return (
+            Trace(values, tokens, lengths, None, strings),
+            Trace(made, tokens, lengths, None, strings),
+        )
+
+    def sweep(
+        self,
+        encoded: Encoded,
+        edit_sets: Sequence[Sequence[Edit]],
+        metric: Metric | str = "logit_diff",
+        *,
+        base: str = "corrupted",
+    ) -> Float[Tensor, "sets batch"]:
+        """The metric under each set of edits, each made to a run of its own."""
+        metric = get_metric(metric)
+        metric.check(encoded)
+        tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
+        reference = None
+        if metric.needs_reference:
+            reference = self.forward(encoded.clean, lengths=encoded.lengths, last_only=True)
+        ids = metric.token_ids(encoded)
+        rows = []
+        for edits in edit_sets:
+            logits = self.forward(
+                tokens, edits, lengths=encoded.lengths, last_only=True, quiet=True
+            )
+            read = logits if ids is None else logits.gather(1, ids.to(logits.device))
+            rows.append(metric(read, encoded, reference))
+        return torch.stack(rows)
+
+    # --- checking ---------------------------------------------------------------------------
+
+    def check(self, reference: doctor.Reference) -> list[doctor.Check]:
+        """Compare with what the plain model gave; the verdict goes into every run's record."""
+        rows = torch.tensor([reference.tokens[0]])
+        last: dict[str, Tensor] = {}
+        point = (Site("resid_post", self.dims.n_layers - 1), lambda x: last.__setitem__("x", x))
+        logits = self._run(rows, [point]).logits
+        ours = self._unembed(last["x"]) if self.dims.causal else torch.full_like(logits, torch.inf)
+        close = torch.allclose(ours.float(), logits.float(), rtol=1e-2, atol=1e-2)
+        self.health["reads_out"] = close
+        self.checks = doctor.examine(self, reference)
+        self.health |= doctor.verdict(self.checks)
+        return self.checks
+
+    # --- finding out -------------------------------------------------------------------------
+
+    def _find_points(self) -> dict[Site, Any]:
+        """The sites this architecture really has: those that fire with the shape they should."""
+        n_pos = min(5, self.dims.n_ctx)
+        tokens = torch.arange(2 * n_pos).view(2, n_pos) % self.dims.d_vocab
+        every = [Site(kind) for kind in ("embed", "ln_final_scale")]
+        every += [
+            site
+            for layer in range(self.dims.n_layers)
+            for site in expand_sites(_per_layer(layer), self.dims.n_layers)
+        ]
+        table = self._bridge.hook_dict
+        candidates = {site: table[site.hook_name] for site in every if site.hook_name in table}
+        self._points: dict[Site, Any] = candidates
+        seen: dict[Site, tuple[int, ...]] = {}
+
+        def note(site: Site) -> Hook:
+            return lambda value: seen.__setitem__(site, tuple(value.shape))
+
+        self._run(tokens, [(site, note(site)) for site in candidates])
+        shapes = {site: site_shape(site, self.dims, 2, n_pos) for site in candidates}
+        return {site: point for site, point in candidates.items() if seen.get(site) == shapes[site]}
+
+
+class _Recorder:
+    """Collects the values of one trace over its batches."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        model: BridgeModel,
+        tokens: Tensor,
+        lengths: Tensor,
+        positions: Sequence[int] | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.sites = sorted(sites, key=lambda site: site.order)
+        self.model, self.tokens, self.lengths, self.dtype = model, tokens, lengths, dtype
+        self.positions = None if positions is None else tuple(positions)
+        self.values: dict[Site, Tensor] = {}
+        self._picker = Trace({}, tokens, lengths) if positions is not None else None
+        self._missing = len(self.sites)
+
+    def check_fits(self) -> None:
+        """Refuse before any memory is taken."""
+        batch, width = self.tokens.shape
+        elements = 0
+        for site in self.sites:
+            shape = site_shape(site, self.model.dims, batch, width)
+            size = 1
+            for axis, length in zip(site.axes, shape, strict=True):
+                kept = self.positions is not None and axis in ("pos", "query")
+                size *= len(self.positions or ()) if kept else length
+            elements += size
+        need = elements * self.dtype.itemsize
+        free = free_bytes(self.model.device)
+        if need > _SHARE_OF_MEMORY * free:
+            raise SizeError(
+                f"this trace takes {need / 2**30:.1f} GiB: {len(self.sites)} sites, {batch} "
+                f"prompts of up to {width} tokens, {str(self.dtype).removeprefix('torch.')}",
+                expected=f"at most {_SHARE_OF_MEMORY * free / 2**30:.1f} GiB, "
+                f"{_SHARE_OF_MEMORY:.0%} of the memory that is free on {self.model.device}",
+                remedy="fewer sites, positions=[-1], dtype=torch.float16, or fewer prompts",
+            )
+
+    def hooks(self, rows: slice) -> list[tuple[Site, Hook]]:
+        """Hooks that record one batch; the last one stops the forward pass."""
+        left = set(self.sites)
+
+        def record(site: Site) -> Hook:
+            def hook(value: Tensor) -> None:
+                self._store(site, self._select(site, value, rows), rows)
+                left.discard(site)
+                if not left:
+                    raise _Stop
+
+            return hook
+
+        return [(site, record(site)) for site in self.sites]
+
+    def _select(self, site: Site, value: Tensor, rows: slice) -> Tensor:
+        value = value.detach()
+        if self.positions is None:
+            return value
+        axis = next((a for a in ("pos", "query") if a in site.axes), None)
+        if axis is None:
+            return value
+        lengths = self.lengths[rows]
+        return Trace({site: value}, self.tokens[rows], lengths).sel(
+            site, **{axis: list(self.positions)}
+        )
+
+    def _store(self, site: Site, value: Tensor, rows: slice) -> None:
+        total = len(self.tokens)
+        if len(value) == total:  # one batch: nothing to copy, unless it is a part of something
+            whole = value.untyped_storage().nbytes() == value.nbytes
+            value = value.to(self.dtype)
+            self.values[site] = value if whole else value.clone()
+            return
+        if site not in self.values:
+            shape = (total, *value.shape[1:])
+            self.values[site] = value.new_zeros(shape, dtype=self.dtype)
+        self.values[site][rows] = value.to(self.dtype)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be taken now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def _per_layer(layer: int) -> list[Site]:
+    from probe.core.site import KINDS
+
+    return [Site(name, layer) for name, kind in KINDS.items() if kind.per_layer]
+
+
+def _as_torch_hook(point: Any, hook: Hook, shape: tuple[int, int]) -> Callable[..., Any]:
+    """A hook on named axes as a hook on whatever layout the bridge keeps at this point."""
+    conversion = getattr(point, "hook_conversion", None)
+
+    def torch_hook(module: Any, inputs: Any, output: Tensor) -> Tensor | None:
+        value = output if conversion is None else conversion.convert(output)
+        if value.ndim == 2:  # a router sees the batch as one row of tokens
+            value = value.unflatten(0, shape)
+        new = hook(value)
+        if new is None:
+            return None
+        if conversion is not None:
+            return conversion.revert(new)
+        return new.view(output.shape)
+
+    return torch_hook

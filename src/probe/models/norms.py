@@ -1,0 +1,51 @@
+"""A normalisation layer as a linear map with its denominator held fixed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LinearNorm:
+    """``y = gain * (x - mean(x) if centred) / scale + bias``.
+
+    LayerNorm and RMSNorm in all their spellings (a gain stored as ``w`` or as ``w - 1``, with or
+    without bias) are measured rather than looked up: the layer is called on two vectors.
+    """
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    @classmethod
+    def measure(cls, norm: Any, d_model: int, like: Tensor) -> "LinearNorm":
+        """Find gain, bias and centring of a norm layer.
+
+        Args:
+            norm: The layer.
+            d_model: Its width.
+            like: A tensor of the device and dtype it works in.
+        """
+        # Entries of ±(1 … 2) * 64: no zeros to divide by, and eps is nothing beside them.
+        steps = torch.linspace(1, 2, d_model, dtype=torch.float64)
+        signs = torch.ones(d_model, dtype=torch.float64)
+        signs[1::2] = -1
+        x = (64 * steps * signs).to(like)
+        up, down, shifted = (norm(v[None])[0].double() for v in (x, -x, x + 64))
+        centred = torch.allclose(up, shifted, rtol=1e-2, atol=1e-3)
+        core = x.double() - x.double().mean() if centred else x.double()
+        gain = (up - down) / 2 * core.pow(2).mean().sqrt() / core
+        return cls(gain.to(like), ((up + down) / 2).to(like), centred)
+
+    def centre(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """What the denominator divides."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def apply(
+        self, x: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+    ) -> Float[Tensor, "*any d_model"]:
+        """The linear map without its bias."""
+        return self.centre(x) / scale * self.gain
