@@ -4,6 +4,8 @@ The public list. Names are loaded when first used, so importing probe costs noth
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 _HOME: dict[str, str] = {
@@ -61,3 +63,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Public(ModuleType):
+    """``methods``, ``tasks``, ``models`` and ``runs`` are rooms and public functions.
+
+    Importing a room would put the module where the function is looked for; the function wins.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Public

@@ -40,7 +40,7 @@ class Provenance(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     git: dict[str, Any] = Field(default_factory=dict, description="Commit, and whether dirty")
     wall_seconds: float = 0.0
-    peak_bytes: int = Field(0, description="Largest memory of the process so far")
+    peak_bytes: int = Field(default=0, description="Largest memory of the process so far")
     notes: list[str] = Field(default_factory=list, description="Fallbacks taken, things to know")
 
 

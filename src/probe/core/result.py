@@ -25,10 +25,12 @@ class View(BaseModel, frozen=True):
     kind: Kind
     x: str
     y: str = "value"
-    color: str | None = Field(None, description="Heatmap: the number. Line: one line for each")
-    facet: str | None = Field(None, description="One panel for each value of this column")
-    text: str | None = Field(None, description="A column printed in the cell or on hover")
-    scale: Scale = Field("signed", description="Which colour scale fits the number")
+    color: str | None = Field(
+        default=None, description="Heatmap: the number. Line: one line for each"
+    )
+    facet: str | None = Field(default=None, description="One panel for each value of this column")
+    text: str | None = Field(default=None, description="A column printed in the cell or on hover")
+    scale: Scale = Field(default="signed", description="Which colour scale fits the number")
     title: str = ""
 
     @property

@@ -12,7 +12,7 @@ import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -32,9 +32,13 @@ class Prompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clean: str = Field(description="The prompt as the model should see it")
-    corrupted: str | None = Field(None, description="The counterfactual, as long in tokens")
-    answer: str | None = Field(None, description="The right next token, with its leading space")
-    wrong_answer: str | None = Field(None, description="What the corrupted prompt calls for")
+    corrupted: str | None = Field(default=None, description="The counterfactual, as long in tokens")
+    answer: str | None = Field(
+        default=None, description="The right next token, with its leading space"
+    )
+    wrong_answer: str | None = Field(
+        default=None, description="What the corrupted prompt calls for"
+    )
     tags: dict[str, str] = Field(default_factory=dict, description="Template, order, ...")
 
 
@@ -57,6 +61,9 @@ class Task:
     about: str = ""
     seed: int = 0
     draw: Draw | None = field(default=None, repr=False, compare=False)
+
+    checker: ClassVar[Callable[..., Any] | None] = None
+    """What ``check`` calls; the api, which may import every room, provides it."""
 
     @classmethod
     def from_pairs(
@@ -181,6 +188,16 @@ class Task:
                 remedy="Task.from_prompts([...])",
             )
         return encode(self.fit(model.tokenizer), model.tokenizer, model.dims.n_ctx)
+
+    def check(self, model: "Model", metric: str = "logit_diff") -> Any:
+        """How well the model does it, example by example, clean and corrupted.
+
+        The answer's ``correct`` is the task of only the pairs the model gets right. Two forward
+        passes over the prompts.
+        """
+        if Task.checker is None:
+            raise TaskError("nothing to check with yet", remedy="import probe.api")
+        return Task.checker(self, model, metric)
 
     def to_jsonl(self, path: str | Path) -> Path:
         """Write one prompt a line."""

@@ -21,7 +21,7 @@ class Trace(Mapping[Site, Tensor]):
     Use ``example`` for one prompt without padding, ``sel`` to pick by axis name.
 
     Attributes:
-        values: The recorded tensors, axes as in ``site.axes``.
+        activations: The recorded tensors, axes as in ``site.axes``.
         tokens: Token ids, padded on the right.
         lengths: Real tokens of each prompt.
         positions: The positions recorded, or None for all. Where given, the ``pos`` (and
@@ -29,7 +29,7 @@ class Trace(Mapping[Site, Tensor]):
         str_tokens: Token strings of each prompt, without padding.
     """
 
-    values: dict[Site, Tensor] = field(repr=False)
+    activations: dict[Site, Tensor] = field(repr=False)
     tokens: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
     positions: tuple[int, ...] | None = None
@@ -44,14 +44,14 @@ class Trace(Mapping[Site, Tensor]):
             return self.stack(key)
         site = self._site(key)
         whole = site.whole
-        if whole not in self.values:
-            recorded = ", ".join(sorted({site.kind for site in self.values}))
+        if whole not in self.activations:
+            recorded = ", ".join(sorted({site.kind for site in self.activations}))
             raise SiteError(
                 f"{site} was not recorded",
                 expected=f"one of the recorded sites ({recorded})",
                 remedy=f'record it: model.trace(..., sites=["{whole}"])',
             )
-        value = self.values[whole]
+        value = self.activations[whole]
         if site.head is None:
             return value
         axis = whole.axes.index(whole.head_axis or "head")
@@ -64,14 +64,14 @@ class Trace(Mapping[Site, Tensor]):
         return value.select(axis, site.head)
 
     def __iter__(self) -> Iterator[Site]:
-        return iter(self.values)
+        return iter(self.activations)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.activations)
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, str | tuple | Site):
-            return self._site(key).whole in self.values
+            return self._site(key).whole in self.activations
         return False
 
     @staticmethod
@@ -82,7 +82,7 @@ class Trace(Mapping[Site, Tensor]):
 
     def layers(self, kind: str) -> list[int]:
         """The recorded layers of a kind, in order."""
-        return sorted(s.layer for s in self.values if s.kind == kind and s.layer is not None)
+        return sorted(s.layer for s in self.activations if s.kind == kind and s.layer is not None)
 
     def stack(self, kind: str) -> Tensor:
         """All recorded layers of a kind, stacked on a new leading ``layer`` axis."""
@@ -90,9 +90,9 @@ class Trace(Mapping[Site, Tensor]):
         if not layers:
             raise SiteError(
                 f"no layer of {kind} was recorded",
-                remedy=nearest(kind, sorted({site.kind for site in self.values})),
+                remedy=nearest(kind, sorted({site.kind for site in self.activations})),
             )
-        return torch.stack([self.values[Site(kind, layer)] for layer in layers])
+        return torch.stack([self.activations[Site(kind, layer)] for layer in layers])
 
     def sel(self, key: SiteKey, **indices: int | Sequence[int]) -> Tensor:
         """Pick by axis name: ``trace.sel("z.9", pos=-1, head=6)``.
@@ -147,10 +147,10 @@ class Trace(Mapping[Site, Tensor]):
         length = int(self.lengths[row])
         cut = {
             site: _cut(value[row : row + 1], site.axes, length, self.positions)
-            for site, value in self.values.items()
+            for site, value in self.activations.items()
         }
         return Trace(
-            values=cut,
+            activations=cut,
             tokens=self.tokens[row : row + 1, :length],
             lengths=self.lengths[row : row + 1],
             positions=self.positions,
@@ -161,15 +161,15 @@ class Trace(Mapping[Site, Tensor]):
     def nbytes(self) -> int:
         """Bytes held, counting shared memory once."""
         storages = {
-            v.untyped_storage().data_ptr(): v.untyped_storage() for v in self.values.values()
+            v.untyped_storage().data_ptr(): v.untyped_storage() for v in self.activations.values()
         }
         return sum(storage.nbytes() for storage in storages.values())
 
     def __repr__(self) -> str:
-        kinds = sorted({site.kind for site in self.values})
+        kinds = sorted({site.kind for site in self.activations})
         return (
             f"Trace({len(self.tokens)} prompts of up to {self.tokens.shape[1]} tokens, "
-            f"{len(self.values)} sites of {', '.join(kinds)}, {self.nbytes / 2**20:.1f} MiB)"
+            f"{len(self.activations)} sites of {', '.join(kinds)}, {self.nbytes / 2**20:.1f} MiB)"
         )
 
 

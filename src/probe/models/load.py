@@ -69,6 +69,7 @@ def load_model(
             "dtype": dtype,
             "device": str(where),
             "bos": text.bos,
+            "bos_asked": bos,
         }
     )
     exact = None

@@ -12,12 +12,17 @@ class ModelSpec(BaseModel, frozen=True):
 
     name: str = Field(description="What load_model was given")
     source: Source
-    location: str = Field("", description="Hub id, folder or file")
-    revision: str | None = Field(None, description="Hub commit")
+    location: str = Field(default="", description="Hub id, folder or file")
+    revision: str | None = Field(default=None, description="Hub commit")
     architecture: str = ""
-    weight_hash: str = Field("", description="SHA-256 of the weights as loaded, first 16 digits")
+    weight_hash: str = Field(
+        default="", description="SHA-256 of the weights as loaded, first 16 digits"
+    )
     n_params: int = 0
     dtype: str = "float32"
     device: str = "cpu"
-    bos: bool = Field(False, description="Whether prompts begin with a special token")
-    processing: Literal["none"] = Field("none", description="Weights are used as they are")
+    bos: bool = Field(default=False, description="Whether prompts begin with a special token")
+    bos_asked: bool | None = Field(
+        default=None, description="What the caller asked; None: tokenizer's own"
+    )
+    processing: Literal["none"] = Field(default="none", description="Weights are used as they are")

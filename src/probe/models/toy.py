@@ -43,7 +43,6 @@ def toy_model(name: str = "toy", seed: int = 0) -> Any:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        attn_implementation="eager",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,385 @@
+"""The public functions: what notebooks, the command line, the app and the experiments all call."""
+
+import importlib
+import importlib.metadata
+import pkgutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+from probe.core import provenance
+from probe.core.errors import OptionError, ProbeWarning, RunError, TaskError
+from probe.core.model import Model
+from probe.core.registry import METHODS, Method
+from probe.core.result import Result
+from probe.core.task import Encoded, Prompt, Task
+from probe.models.load import load_model
+from probe.models.sources import ALWAYS_THERE
+from probe.tasks import TASKS, load_task
+from probe.tasks.check import check
+
+__all__ = [
+    "diff",
+    "doctor",
+    "load_model",
+    "load_result",
+    "load_task",
+    "methods",
+    "models",
+    "rerun",
+    "run",
+    "runs",
+    "tasks",
+]
+
+PLUGINS = "probe.methods"
+"""Entry-point group under which other packages register methods."""
+
+
+# --- what there is -------------------------------------------------------------------------------
+
+
+class Catalogue(dict[str, Any]):
+    """Names and what they are; a table where tables are shown."""
+
+    def __init__(self, entries: Mapping[str, Any], table: pd.DataFrame) -> None:
+        super().__init__(entries)
+        self.table = table
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<30} {about}" for name, about in self.table.iloc[:, :2].to_numpy())
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(index=False)
+
+
+def methods() -> Catalogue:
+    """Every method: the question it answers, what it needs, and its options.
+
+    >>> "logit_lens" in methods()
+    True
+    """
+    _load_methods()
+    found = {name: METHODS.get(name) for name in METHODS}
+    rows = [(m.name, m.question, m.room, m.needs, ", ".join(_fields(m))) for m in found.values()]
+    return Catalogue(
+        found, pd.DataFrame(rows, columns=["method", "question", "room", "needs", "options"])
+    )
+
+
+def tasks() -> Catalogue:
+    """Every built-in task, and its options.
+
+    >>> tasks()["ioi"].name
+    'ioi'
+    """
+    found = {name: TASKS.get(name) for name in TASKS}
+    rows = [(t.name, t.about, ", ".join(t.options.model_fields)) for t in found.values()]
+    return Catalogue(found, pd.DataFrame(rows, columns=["task", "about", "options"]))
+
+
+def models() -> list[str]:
+    """Models that load by name with no network. Any hub id, folder or .gguf file loads too.
+
+    >>> models()
+    ['smollm2', 'toy', 'toy-mha']
+    """
+    return list(ALWAYS_THERE)
+
+
+def _fields(method: Method) -> Sequence[str]:
+    return list(method.options.model_fields)
+
+
+@lru_cache
+def _load_methods() -> None:
+    """Import every method module, and the plug-ins; one that fails is a warning, not a wall."""
+    room = importlib.import_module("probe.methods")
+    for module in pkgutil.walk_packages(room.__path__, "probe.methods."):
+        importlib.import_module(module.name)
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except (ImportError, AttributeError, OptionError) as error:
+            warnings.warn(
+                f"the plug-in {entry.name} could not be loaded: {error}", ProbeWarning, stacklevel=2
+            )
+
+
+# --- running a method ----------------------------------------------------------------------------
+
+
+def run(
+    method: str,
+    *,
+    model: "Model | str",
+    task: Task | Encoded | str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    save: bool = False,
+    **options: Any,
+) -> Result:
+    """Ask a model one question.
+
+    Args:
+        method: One of ``probe.methods()``.
+        model: A loaded model, or what ``load_model`` takes.
+        task: Prompts with answers: a Task, an encoded one, or a built-in task's name.
+        prompt: Instead of a task, a prompt or several.
+        save: Keep the result under the runs directory.
+        **options: The method's own.
+
+    Raises:
+        OptionError: An unknown method or option, or a value it cannot have.
+        TaskError: Prompts that lack what the method needs.
+
+    >>> run("next_token", model="toy", prompt="When Mary and John went to", top=2).frame.shape[0]
+    2
+    """
+    _load_methods()
+    chosen = METHODS.get(method)
+    parsed = chosen.parse(options)
+    loaded = load_model(model) if isinstance(model, str) else model
+    encoded = _encode(chosen, loaded, task, prompt)
+    watch, started = provenance.Stopwatch(), provenance.now()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ProbeWarning)
+        given = {name: getattr(parsed, name) for name in type(parsed).model_fields}
+        inputs = (loaded,) if encoded is None else (loaded, encoded)
+        frame = chosen.function(*inputs, **given)
+    record = provenance.Provenance(
+        run_id=provenance.new_run_id(),
+        started=started,
+        method=method,
+        passed={k: v for k, v in _dump(parsed).items() if k in options},
+        defaulted={k: v for k, v in _dump(parsed).items() if k not in options},
+        task={} if encoded is None else _describe_task(encoded),
+        seed=given.get("seed", None if encoded is None else encoded.task.seed),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+        wall_seconds=round(watch.seconds, 3),
+        peak_bytes=provenance.peak_bytes(),
+        notes=_notes(caught),
+        **provenance.describe(loaded),
+    )
+    result = Result(
+        frame.reset_index(drop=True), chosen.columns_of(frame), chosen.view_for(parsed), record
+    )
+    if save:
+        result.save()
+    return result
+
+
+def _encode(
+    method: Method,
+    model: Model,
+    task: Task | Encoded | str | None,
+    prompt: str | Sequence[str] | None,
+) -> Encoded | None:
+    if task is not None and prompt is not None:
+        raise TaskError("both a task and a prompt were given", expected="one of them")
+    if task is None and prompt is None:
+        if method.needs == "nothing":
+            return None
+        raise TaskError(
+            f"{method.name} needs {_NEEDS[method.needs]}, and none was given",
+            remedy='task="ioi"' if method.needs != "prompts" else 'prompt="..." or task="ioi"',
+        )
+    if method.needs == "nothing":
+        raise TaskError(f"{method.name} asks the model alone", expected="no task and no prompt")
+    if isinstance(task, str):
+        task = load_task(task)
+    if prompt is not None:
+        task = Task.from_prompts(prompt)
+    encoded = task.encode(model) if isinstance(task, Task) else task
+    assert encoded is not None  # a task or a prompt was given
+    if method.needs in ("answers", "pairs"):
+        encoded.need_answers()
+    if method.needs == "pairs":
+        encoded.need_corrupted()
+    return encoded
+
+
+_NEEDS = {
+    "prompts": "prompts",
+    "answers": "prompts with answers",
+    "pairs": "pairs of clean and corrupted prompts with answers",
+}
+
+
+def _dump(options: BaseModel) -> dict[str, Any]:
+    return options.model_dump(mode="json")
+
+
+def _describe_task(encoded: Encoded) -> dict[str, Any]:
+    prompts = [p.model_dump(exclude_none=True, exclude_defaults=True) for p in encoded.task.prompts]
+    return {
+        "name": encoded.task.name,
+        "n": len(encoded),
+        "seed": encoded.task.seed,
+        "hash": encoded.hash,
+        "prompts": prompts,
+    }
+
+
+def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Our own warnings become notes of the record; all are passed on."""
+    notes: dict[str, None] = {}
+    for warning in caught:
+        if issubclass(warning.category, ProbeWarning):
+            notes[str(warning.message)] = None
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return list(notes)
+
+
+# --- what was run --------------------------------------------------------------------------------
+
+
+def load_result(run_id: str) -> Result:
+    """A saved result, by id, unique beginning of an id, ``"last"``, or folder."""
+    return store.load(run_id)
+
+
+def runs() -> pd.DataFrame:
+    """The saved runs, newest last."""
+    return store.list_runs()
+
+
+def diff(a: "Result | str", b: "Result | str") -> Any:
+    """What differs between two results: options, model, prompts, numbers."""
+    return store.diff(_result(a), _result(b))
+
+
+def _result(result: "Result | str") -> Result:
+    return store.load(result) if isinstance(result, str) else result
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A run made again, and whether it gave the same numbers."""
+
+    result: Result
+    same: bool
+    difference: float
+    about: str
+
+    def __str__(self) -> str:
+        return self.about
+
+    __repr__ = __str__
+
+
+def rerun(run: "Result | str", *, model: Model | None = None) -> Rerun:
+    """Run a saved result again from its record, and compare.
+
+    Args:
+        run: The result, or what ``load_result`` takes.
+        model: The model, where it cannot be loaded by its name.
+
+    Raises:
+        RunError: The record names a model object, or weights that are not the same now.
+    """
+    old = _result(run)
+    record = old.provenance
+    loaded = model or _model_of(record)
+    if loaded.spec.model_dump()["weight_hash"] != record.model["weight_hash"]:
+        raise RunError(
+            f"{record.model['name']} has other weights now than in run {old.id}",
+            expected=f"weight hash {record.model['weight_hash']}",
+            remedy="load the revision in the record",
+        )
+    options = {**record.defaulted, **record.passed}
+    prompts = record.task.get("prompts")
+    encoded = None
+    if prompts:
+        task = Task(
+            record.task["name"],
+            tuple(Prompt.model_validate(p) for p in prompts),
+            seed=record.task["seed"],
+        )
+        encoded = task.encode(loaded)
+    new = run_again(record.method, loaded, encoded, options, passed=set(record.passed))
+    return _compare(old, new)
+
+
+def run_again(
+    method: str, model: Model, encoded: Encoded | None, options: dict, passed: set[str]
+) -> Result:
+    """Run with every option spelt out, remembering which of them the first caller gave."""
+    new = run(method, model=model, task=encoded, **options)
+    record = new.provenance.model_copy(
+        update={
+            "passed": {k: v for k, v in new.provenance.passed.items() if k in passed},
+            "defaulted": {k: v for k, v in new.provenance.passed.items() if k not in passed},
+        }
+    )
+    return Result(new.frame, new.columns, new.view, record)
+
+
+def _model_of(record: provenance.Provenance) -> Model:
+    spec = record.model
+    if spec["source"] == "object":
+        raise RunError(
+            f"run {record.run_id} used a model object ({spec['name']}), which has no name to "
+            "load it by",
+            remedy="probe.rerun(id, model=...)",
+        )
+    name = spec["location"] if spec["source"] in ("folder", "hub") else spec["name"]
+    return load_model(name, revision=spec["revision"], dtype=spec["dtype"], bos=spec["bos_asked"])
+
+
+def _compare(old: Result, new: Result) -> Rerun:
+    found = store.diff(old, new)
+    same = found.max_difference == 0.0 and found.same_rows
+    if same:
+        about = f"reproduced: {len(new.frame)} rows, every number the same as in run {old.id}"
+    elif found.same_rows:
+        about = (
+            f"run {old.id}: same rows, numbers differ by up to {found.max_difference:.3g}"
+            f" ({found.where})"
+        )
+    else:
+        about = f"did not reproduce run {old.id}: the rows differ"
+    return Rerun(new, same, found.max_difference, about)
+
+
+def doctor(model: "Model | str" = "smollm2", **how: Any) -> pd.DataFrame:
+    """Does what we record equal what Hugging Face computes? One row a check.
+
+    Args:
+        model: A loaded model, or what ``load_model`` takes.
+        **how: More for ``load_model``.
+    """
+    from probe.models.doctor import table
+
+    loaded: Any = load_model(model, **how) if isinstance(model, str) else model
+    return table(loaded.checks)
+
+
+# --- drawing and keeping -------------------------------------------------------------------------
+
+
+class _Drawer:
+    """Gives Results, which know no other room, their figure, their page and their place."""
+
+    def draw(self, result: Result) -> Any:
+        from probe.viz.figures import draw
+
+        return draw(result)
+
+    def html(self, result: Result) -> str:
+        from probe.viz.html import result_html
+
+        return result_html(result)
+
+    def save(self, result: Result) -> Path:
+        return store.save(result)
+
+
+Result.drawer = _Drawer()
+Task.checker = check

@@ -1,0 +1,249 @@
+"""The command line: the same functions as the notebook, and one clear line for each mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from probe.core.errors import OptionError, ProbeError, RunError, nearest
+
+app = typer.Typer(
+    help="From a prompt to a mechanism.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out, _err = Console(), Console(stderr=True)
+
+_LISTS = ("methods", "tasks", "models", "metrics")
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Name, hub id, folder or .gguf file")]
+
+
+def main() -> None:
+    """Run the command line; a mistake is one message and exit status 2, never a traceback."""
+    try:
+        app()
+    except ProbeError as error:
+        _err.print(f"[bold red]error:[/] {escape(_printable(str(error)))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("stopped")
+        sys.exit(130)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, models or metrics")] = "methods",
+) -> None:
+    """List what there is to run."""
+    import probe
+    from probe.core.metric import METRICS
+
+    if what not in _LISTS:
+        raise OptionError(f'there is no list of "{what}"', remedy=nearest(what, _LISTS))
+    if what == "models":
+        rows = [(name, "") for name in probe.models()]
+        rows.append(("any hub id, model folder or .gguf file", ""))
+    elif what == "metrics":
+        rows = [(m.name, m.about) for m in METRICS.values()]
+    else:
+        table = (probe.methods() if what == "methods" else probe.tasks()).table
+        rows = list(table.iloc[:, :2].itertuples(index=False, name=None))
+    _print_rows((what.removesuffix("s"), "about"), rows)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    method: Annotated[str, typer.Argument(help="A method; `probe list` names them")],
+    model: ModelName = "smollm2",
+    task: Annotated[str | None, typer.Option(help="A built-in task or a .jsonl file")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; give several times")] = None,
+    n: Annotated[int, typer.Option(help="Prompts of a built-in task")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of a built-in task")] = 0,
+    save: Annotated[bool, typer.Option(help="Keep the result under the runs directory")] = True,
+    rows: Annotated[int, typer.Option(help="Rows to print")] = 20,
+) -> None:
+    """Run a method; its own options follow, as --option value."""
+    import probe
+
+    options = _options(context.args)
+    chosen = probe.methods()
+    if method not in chosen:
+        raise OptionError(f'there is no method "{method}"', remedy=nearest(method, chosen))
+    chosen[method].parse(options)  # before a model is loaded for nothing
+    given = _task(task, n, seed)
+    with _err.status(f"loading {model}"):
+        loaded = probe.load_model(model)
+    with _err.status(f"{method} on {loaded.name}"):
+        result = probe.run(method, model=loaded, task=given, prompt=prompt or None, **options)
+    _show(result, rows)
+    if save:
+        _out.print(f"saved as [bold]{result.save().name}[/]")
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(help='A run id, its beginning, or "last"')] = "last",
+    rows: Annotated[int, typer.Option(help="Rows to print")] = 20,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page here")] = None,
+) -> None:
+    """Show a saved run: its table, and how it came to be."""
+    import probe
+
+    result = probe.load_result(run_id)
+    _show(result, rows)
+    record = result.provenance
+    _print_rows(
+        ("field", "value"),
+        [(k, json.dumps(v)[:200]) for k, v in record.model_dump(mode="json").items() if v],
+    )
+    if html is not None:
+        from probe.viz.html import page
+
+        html.write_text(page(result), "utf-8")
+        _out.print(f"wrote {html}")
+
+
+@app.command()
+def runs() -> None:
+    """List the saved runs."""
+    import probe
+
+    table = probe.runs()
+    _print_rows(list(table.columns), list(table.itertuples(index=False, name=None)))
+
+
+@app.command()
+def diff(a: str, b: str) -> None:
+    """Say what differs between two saved runs."""
+    import probe
+
+    _out.print(escape(_printable(str(probe.diff(a, b)))), highlight=False)
+
+
+@app.command()
+def rerun(
+    run_id: Annotated[str, typer.Argument(help='A run id, its beginning, or "last"')] = "last",
+) -> None:
+    """Run a saved run again and compare the numbers; exit status 1 where they differ."""
+    import probe
+
+    with _err.status("running again"):
+        again = probe.rerun(run_id)
+    _out.print(escape(again.about), highlight=False)
+    if not again.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="Name, hub id, folder or .gguf file")] = "smollm2",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+) -> None:
+    """Compare what is recorded with Hugging Face's own outputs; exit status 1 if a row fails."""
+    import probe
+
+    with _err.status(f"loading {model}"):
+        checks = probe.doctor(model, dtype=dtype)
+    rows = [
+        ("ok" if row.ok else "FAILED", row.name, _number(row.value), _number(row.limit), row.about)
+        for row in checks.itertuples(index=False)
+    ]
+    _print_rows(("", "check", "found", "limit", "about"), rows)
+    if not checks.ok.all():
+        raise typer.Exit(1)
+
+
+@app.command()
+def explore(
+    model: ModelName = "smollm2",
+    prompt: Annotated[str, typer.Option(help="Open on this prompt")] = "",
+    port: Annotated[int, typer.Option(help="Port on this machine")] = 8501,
+) -> None:
+    """Open the Explorer in a browser, on this machine only."""
+    from urllib.parse import urlencode
+
+    page = Path(__file__).resolve().parents[2] / "apps" / "explorer.py"
+    if not page.is_file():
+        raise RunError(
+            "the Explorer is not part of this installation",
+            expected=f"{page}",
+            remedy="run it from a clone of the repository: make explore",
+        )
+    query = urlencode({"v": 1, "m": model, **({"q": prompt} if prompt else {})})
+    _out.print(f"http://127.0.0.1:{port}/?{query}")
+    command = [sys.executable, "-m", "streamlit", "run", str(page)]
+    command += [f"--server.port={port}", "--server.address=127.0.0.1"]
+    command += ["--browser.gatherUsageStats=false"]
+    raise typer.Exit(subprocess.run(command, check=False, cwd=page.parents[1]).returncode)
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """``--layers [0,1] --top 3 --centre`` as keyword arguments; values are JSON where they can be.
+
+    >>> _options(["--layers", "[0, 1]", "--show=rank", "--centre"])
+    {'layers': [0, 1], 'show': 'rank', 'centre': True}
+    """
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise OptionError(f'"{word}" stands alone', expected="--option value")
+        name, equals, text = word[2:].partition("=")
+        if not equals and rest and not rest[0].startswith("--"):
+            text, equals = rest.pop(0), "="
+        options[name.replace("-", "_")] = _value(text) if equals else True
+    return options
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _task(name: str | None, n: int, seed: int) -> Any:
+    import probe
+
+    if name is None:
+        return None
+    if name.endswith(".jsonl"):
+        return probe.Task.from_jsonl(name)
+    return probe.load_task(name, n=n, seed=seed)
+
+
+def _show(result: Any, rows: int) -> None:
+    frame = result.frame
+    _print_rows(list(frame.columns), list(frame.head(rows).itertuples(index=False, name=None)))
+    if len(frame) > rows:
+        _out.print(f"… {len(frame) - rows} more rows")
+    for note in result.provenance.notes:
+        _out.print(f"note: {escape(note)}", highlight=False)
+
+
+def _print_rows(names: Any, rows: Any) -> None:
+    table = Table(*(escape(str(name)) for name in names), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(_printable(_number(cell))) for cell in row))
+    _out.print(table)
+
+
+def _number(cell: Any) -> str:
+    if isinstance(cell, float):
+        return "" if cell != cell else f"{cell:.4g}"
+    return "" if cell is None else str(cell)
+
+
+def _printable(text: str) -> str:
+    """Control characters would move the terminal's cursor; they are shown as what they are."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
