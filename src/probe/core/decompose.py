@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import psutil
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.core.errors import ModelError, SizeError
 from probe.core.model import Model
 from probe.core.site import Site, SiteLike, check_layer
+from probe.core.task import Encoded
 from probe.core.trace import Trace
 
 KINDS: dict[str, str] = {
@@ -59,19 +60,12 @@ class Decomposition:
         vectors: The summands.
         resid: What the model had there: ``resid_post`` of the last layer, recorded.
         scale: The final norm's denominator in this run, for ``model.read_out``.
-        trace: What was recorded to make this.
     """
 
     parts: tuple[Part, ...]
     vectors: Float[Tensor, "part batch pos d_model"] = field(repr=False)
     resid: Float[Tensor, "batch pos d_model"] = field(repr=False)
     scale: Float[Tensor, "batch pos 1"] = field(repr=False)
-    trace: Trace = field(repr=False)
-
-    def select(self, kind: str) -> Float[Tensor, "part batch pos d_model"]:
-        """The vectors of one kind of part."""
-        rows = [i for i, part in enumerate(self.parts) if part.kind == kind]
-        return self.vectors[rows]
 
     @property
     def gap(self) -> float:
@@ -86,7 +80,7 @@ class Decomposition:
 
 def decompose(
     model: Model,
-    prompts: object,
+    prompts: str | Sequence[str] | Encoded | Int[Tensor, "batch pos"],
     positions: Sequence[int] | None = (-1,),
     *,
     neurons: Sequence[int] = (),
@@ -105,7 +99,8 @@ def decompose(
         a layer has no bias.
 
     Raises:
-        ModelError: An encoder, whose blocks normalise the stream itself; neurons of a mixture.
+        ModelError: An encoder, whose blocks normalise the stream itself.
+        SiteError: A layer that is not there; neurons of a mixture of experts.
         SizeError: More bytes than fit, before they are taken.
 
     Cost: one forward pass.
@@ -117,7 +112,7 @@ def decompose(
             expected="a causal model",
             remedy='model.trace(prompts, sites=["attn_out", "mlp_out"]) records what each adds',
         )
-    trace = model.trace(prompts, _sites(model, neurons), positions=positions)  # type: ignore[arg-type]
+    trace = model.trace(prompts, _sites(model, neurons), positions=positions)
     resid = trace["resid_post", model.dims.n_layers - 1]
     _check_fits(model, resid, neurons)
     parts, vectors = [Part("embed")], [_wide(trace["resid_pre", 0])[None]]
@@ -126,7 +121,7 @@ def decompose(
         for names, values in (_attention(model, trace, layer), mlp(model, trace, layer)):
             parts += names
             vectors.append(values)
-    return Decomposition(tuple(parts), torch.cat(vectors), resid, trace["ln_final_scale"], trace)
+    return Decomposition(tuple(parts), torch.cat(vectors), resid, trace["ln_final_scale"])
 
 
 def _sites(model: Model, neurons: Sequence[int]) -> list[SiteLike]:

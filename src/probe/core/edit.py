@@ -55,36 +55,62 @@ class Edit:
             object.__setattr__(self, "where", {**self.where, axis: self.site.head})
             object.__setattr__(self, "site", self.site.whole)
 
-    def apply(self, activation: Tensor, lengths: Int[Tensor, " batch"]) -> Tensor:
-        """The activation with this change made; the one given is left as it is."""
-        value = self._value(activation)
+    def apply(
+        self,
+        activation: Tensor,
+        lengths: Int[Tensor, " batch"],
+        rows: Int[Tensor, " part"] | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """The activation with this change made; the one given is left as it is.
+
+        Args:
+            activation: The activation of the whole batch, or of a part of it.
+            lengths: Real tokens of each prompt of the whole batch.
+            rows: The prompts the activation's rows belong to, where it is a part.
+            start: The first position it holds, where it begins later.
+        """
+        value = self._value(activation, rows, start)
         if not self.where:
             return self._changed(activation, value)
-        index = self._mesh(activation, lengths)
-        picked = value[index] if isinstance(value, Tensor) else value
+        index = self._mesh(activation, lengths if rows is None else lengths[rows], rows, start)
+        picked = value[index] if isinstance(value, Tensor) and value.ndim > 1 else value
         edited = activation.clone()
         edited[index] = self._changed(activation[index], picked)
         return edited
 
-    def first_position(self, n_pos: int, lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """The first position of each row that can change (0 where all positions are edited)."""
+    def positions(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch number"] | None:
+        """The positions of each prompt that are named, or None where all are edited."""
         axis = "query" if "query" in self.site.axes else "pos"
-        if axis not in self.where:
-            return torch.zeros_like(lengths)
-        return _positions(self.where[axis], lengths, self.site).min(1).values
+        return _positions(self.where[axis], lengths, self.site) if axis in self.where else None
 
-    def _value(self, activation: Tensor) -> Tensor | float:
+    def _value(self, activation: Tensor, rows: Tensor | None, start: int) -> Tensor | float:
         if not isinstance(self.value, Tensor):
             return self.value
         value = self.value.to(device=activation.device, dtype=activation.dtype)
+        if self.rule == "project_out":
+            return value
+        value = self._part(value, activation, rows, start)
         try:
-            return value if self.rule == "project_out" else value.expand_as(activation)
+            return value.expand_as(activation)
         except RuntimeError:
             raise EditError(
-                f"the value for {self.site} has shape {tuple(value.shape)}",
+                f"the value for {self.site} has shape {tuple(self.value.shape)}",
                 expected=f"{dict(zip(self.site.axes, activation.shape, strict=True))}, or a shape "
                 "that broadcasts to it",
             ) from None
+
+    def _part(self, value: Tensor, activation: Tensor, rows: Tensor | None, start: int) -> Tensor:
+        """Of a value given for the whole batch, the part that belongs to these rows from start."""
+        axes = self.site.axes[-value.ndim :] if value.ndim else ()
+        for place, axis in enumerate(axes):
+            if value.shape[place] == 1:
+                continue
+            if axis == "batch" and rows is not None:
+                value = value.index_select(place, rows.to(value.device))
+            elif axis in ("pos", "query") and start:
+                value = value.narrow(place, start, value.shape[place] - start)
+        return value
 
     def _changed(self, part: Tensor, value: Tensor | float) -> Tensor:
         if self.rule == "set":
@@ -96,13 +122,18 @@ class Edit:
         direction = _unit(value, part, self.site)
         return part - (part @ direction)[..., None] * direction
 
-    def _mesh(self, activation: Tensor, lengths: Int[Tensor, " batch"]) -> tuple[Tensor, ...]:
+    def _mesh(
+        self, activation: Tensor, lengths: Tensor, rows: Tensor | None, start: int
+    ) -> tuple[Tensor, ...]:
         axes, ndim = self.site.axes, activation.ndim
         mesh: list[Tensor] = []
         for place, (axis, size) in enumerate(zip(axes, activation.shape, strict=True)):
             shape = [1] * ndim
             if axis in ("pos", "query") and axis in self.where:
-                index = _positions(self.where[axis], lengths, self.site)
+                wanted = self.where[axis]
+                if isinstance(wanted, Tensor) and rows is not None:
+                    wanted = wanted[rows.to(wanted.device)]
+                index = _positions(wanted, lengths, self.site) - start
                 shape[0], shape[place] = index.shape[0], index.shape[1]
             else:
                 index = _indices(self.where.get(axis), size, axis, self.site)

@@ -13,11 +13,12 @@ from probe.core.edit import Edit, by_site
 from probe.core.errors import EditError, ModelError, ProbeWarning, SiteError, SizeError, TaskError
 from probe.core.metric import Metric, get_metric
 from probe.core.model import Dims, site_shape
+from probe.core.progress import Report
 from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded, pad
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
-from probe.models import doctor
+from probe.models import doctor, replay
 from probe.models.norms import LinearNorm
 from probe.models.spec import ModelSpec
 from probe.models.weights import BridgeWeights
@@ -101,7 +102,7 @@ class BridgeModel:
         Cost: one forward pass over the prompts, stopped after the last site.
         """
         tokens, lengths = self._read(prompts, corrupted)
-        wanted = [self._known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        wanted = [self.known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
         if not wanted:
             raise SiteError("no site was asked for", remedy='sites=["resid_post"]')
         recorder = _Recorder(wanted, self, tokens, lengths, positions, dtype or self.dtype)
@@ -111,7 +112,7 @@ class BridgeModel:
             rows = slice(start, start + size)
             self._check_rows(edits, start, size, len(tokens))
             with contextlib.suppress(_Stop):
-                self._run(
+                self.run_raw(
                     tokens[rows],
                     self._edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
                     lengths=lengths[rows],
@@ -146,7 +147,8 @@ class BridgeModel:
                 expected=f"0 to {self.dims.d_vocab - 1}",
             )
 
-    def _known(self, site: Site) -> Site:
+    def known(self, site: Site) -> Site:
+        """The site, if this architecture has it; else a refusal that says why."""
         if site.whole in self._points:
             return site
         if site.kind in self.sites:
@@ -189,7 +191,7 @@ class BridgeModel:
             lengths = torch.full((len(tokens),), tokens.shape[1])
         hooks = self._edit_hooks(edits, lengths, quiet)
         if not last_only or not self.reads_out or mask is not None:
-            logits = self._run(tokens, hooks, lengths=lengths, mask=mask).logits
+            logits = self.run_raw(tokens, hooks, lengths=lengths, mask=mask).logits
             return logits[torch.arange(len(tokens)), lengths - 1] if last_only else logits
         final: list[Tensor] = []
 
@@ -200,10 +202,10 @@ class BridgeModel:
 
         last = Site("resid_post", self.dims.n_layers - 1)
         with contextlib.suppress(_Stop):
-            self._run(tokens, [*hooks, (last, keep)], lengths=lengths)
+            self.run_raw(tokens, [*hooks, (last, keep)], lengths=lengths)
         return self.unembed(final[0])
 
-    def _run(
+    def run_raw(
         self,
         tokens: Tensor,
         hooks: Sequence[tuple[Site, Hook]] = (),
@@ -211,22 +213,30 @@ class BridgeModel:
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         grad: bool = False,
+        cache: Any = None,
     ) -> Any:
         """One forward pass of the Hugging Face model with hooks that end with it."""
         inputs: dict[str, Any] = {"input_ids": tokens.to(self.device)}
         if self.dims.causal:
-            inputs["use_cache"] = False
+            inputs["use_cache"] = cache is not None
+        if cache is not None:
+            inputs["past_key_values"] = cache
         if mask is None and not self.dims.causal and lengths is not None:
             mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
         if mask is not None:
             # Positions are counted over real tokens; the library would count padding too.
             inputs["attention_mask"] = mask.to(self.device)
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(self.device)
-        with self._hooked(hooks, (len(tokens), tokens.shape[1])), torch.set_grad_enabled(grad):
+        with self.hooked(hooks, (len(tokens), tokens.shape[1])), torch.set_grad_enabled(grad):
             return self._hf(**inputs)
 
+    def block(self, layer: int) -> Any:
+        """The module of one layer."""
+        return self._bridge.blocks[layer]
+
     @contextlib.contextmanager
-    def _hooked(self, hooks: Sequence[tuple[Site, Hook]], shape: tuple[int, int]) -> Iterator[None]:
+    def hooked(self, hooks: Sequence[tuple[Site, Hook]], shape: tuple[int, int]) -> Iterator[None]:
+        """Hooks that are there inside the with-block, for a batch of this shape."""
         handles = []
         try:
             for site, hook in hooks:
@@ -256,7 +266,7 @@ class BridgeModel:
             return hook
 
         for edit in edits:
-            self._known(edit.site)
+            self.known(edit.site)
         return [(site, hook_for(group)) for site, group in by_site(edits).items()]
 
     @staticmethod
@@ -283,6 +293,17 @@ class BridgeModel:
     @torch.no_grad()
     def _unembed(self, resid: Tensor) -> Tensor:
         logits = self._bridge.unembed(self._bridge.ln_final(resid))
+        cap = self.dims.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def unembed_some(
+        self, resid: Float[Tensor, "rows d_model"], ids: Int[Tensor, "rows read"]
+    ) -> Float[Tensor, "rows read"]:
+        """Logits of a few tokens, another few for each row."""
+        read = self._bridge.ln_final(resid)
+        logits = torch.einsum("rd,drn->rn", read, self.weights.W_U[:, ids])
+        logits = logits + self.weights.b_U[ids]
         cap = self.dims.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -360,7 +381,7 @@ class BridgeModel:
         """
         metric = get_metric(metric)
         metric.check(encoded)
-        wanted = [self._known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        wanted = [self.known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
         tokens, lengths = self._read(encoded, corrupted)
         reference = None
         if metric.needs_reference:
@@ -378,7 +399,7 @@ class BridgeModel:
         # The graph begins at the first residual stream: weights carry no gradient.
         first = Site("resid_pre", 0)
         order = sorted({*wanted, first}, key=lambda site: site.order)
-        out = self._run(tokens, [(s, keep(s)) for s in order], lengths=lengths, grad=True)
+        out = self.run_raw(tokens, [(s, keep(s)) for s in order], lengths=lengths, grad=True)
         rows = torch.arange(len(tokens), device=out.logits.device)
         logits = out.logits[rows, lengths.to(rows.device) - 1]
         ids = metric.token_ids(encoded)
@@ -404,23 +425,18 @@ class BridgeModel:
         metric: Metric | str = "logit_diff",
         *,
         base: str = "corrupted",
+        report: Report | None = None,
+        **how: Any,
     ) -> Float[Tensor, "sets batch"]:
-        """The metric under each set of edits, each made to a run of its own."""
-        metric = get_metric(metric)
-        metric.check(encoded)
-        tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
-        reference = None
-        if metric.needs_reference:
-            reference = self.forward(encoded.clean, lengths=encoded.lengths, last_only=True)
-        ids = metric.token_ids(encoded)
-        rows = []
-        for edits in edit_sets:
-            logits = self.forward(
-                tokens, edits, lengths=encoded.lengths, last_only=True, quiet=True
-            )
-            read = logits if ids is None else logits.gather(1, ids.to(logits.device))
-            rows.append(metric(read, encoded, reference))
-        return torch.stack(rows)
+        """The metric under each set of edits, each made to a run of its own; see ``replay``."""
+        return replay.sweep(
+            self, encoded, edit_sets, get_metric(metric), base=base, report=report, **how
+        )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether edited runs can be resumed where they depart (found at load)."""
+        return bool(self.health.get("resumes", False))
 
     # --- checking ---------------------------------------------------------------------------
 
@@ -429,10 +445,11 @@ class BridgeModel:
         rows = torch.tensor([reference.tokens[0]])
         last: dict[str, Tensor] = {}
         point = (Site("resid_post", self.dims.n_layers - 1), lambda x: last.__setitem__("x", x))
-        logits = self._run(rows, [point]).logits
+        logits = self.run_raw(rows, [point]).logits
         ours = self._unembed(last["x"]) if self.dims.causal else torch.full_like(logits, torch.inf)
         close = torch.allclose(ours.float(), logits.float(), rtol=1e-2, atol=1e-2)
         self.health["reads_out"] = close
+        self.health |= replay.examine(self) if self.dims.causal else {}
         self.checks = doctor.examine(self, reference)
         self.health |= doctor.verdict(self.checks)
         return self.checks
@@ -457,7 +474,7 @@ class BridgeModel:
         def note(site: Site) -> Hook:
             return lambda value: seen.__setitem__(site, tuple(value.shape))
 
-        self._run(tokens, [(site, note(site)) for site in candidates])
+        self.run_raw(tokens, [(site, note(site)) for site in candidates])
         shapes = {site: site_shape(site, self.dims, 2, n_pos) for site in candidates}
         return {site: point for site, point in candidates.items() if seen.get(site) == shapes[site]}
 

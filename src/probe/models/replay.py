@@ -1,0 +1,518 @@
+"""The planner of edits: thousands of interventions for the price of what they change.
+
+An edit at layer l and position p leaves everything before both as it was. So the unedited run is
+recorded once, and each edited run (a *row*) joins at its own layer with the recorded residual
+stream, from its first changed position on, attending to the recorded keys and values of the
+positions before. All rows walk through the remaining layers together (a wavefront), so that each
+layer's weights are read once and products are large. Only the positions and tokens a metric reads
+are unembedded.
+
+It knows no architecture. The library's own loop runs the suffix once over the prefix's cache; the
+keyword arguments each block received then are used again, with more rows.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probe.core.edit import Edit, by_site
+from probe.core.errors import ProbeWarning
+from probe.core.metric import Metric
+from probe.core.progress import Report
+from probe.core.site import Site
+from probe.core.task import Encoded
+
+if TYPE_CHECKING:
+    from probe.models.bridge import BridgeModel
+
+_TOKENS_PER_CHUNK = {"cpu": 2048, "cuda": 65536}
+_CHUNK_OVERHEAD = 192
+"""What starting one more wavefront costs, in tokens: used to merge rows of near positions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One edited run of one prompt: where in the result it goes, and where it departs."""
+
+    cell: int
+    example: int
+    layer: int
+    start: int
+    edits: tuple[Edit, ...] = field(repr=False)
+
+
+@dataclass(eq=False)
+class Run:
+    """The unedited run, recorded as far as rows need it."""
+
+    tokens: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, " batch"]
+    resid: list[Float[Tensor, "batch pos d_model"]]
+    """Into each block, and after the last."""
+    cache: list[tuple[Tensor, Tensor]]
+    """Keys and values of each layer, as the library caches them."""
+
+
+def sweep(
+    model: "BridgeModel",
+    encoded: Encoded,
+    edit_sets: Sequence[Sequence[Edit]],
+    metric: Metric,
+    *,
+    base: str,
+    report: Report | None = None,
+    chunk_tokens: int | None = None,
+    resume: bool | None = None,
+) -> Float[Tensor, "sets batch"]:
+    """The metric under each set of edits; cells not reached when stopped are NaN.
+
+    Args:
+        model: The model.
+        encoded: The prompts.
+        edit_sets: Each is made to a run of its own.
+        metric: What is read at each prompt's last token.
+        base: Which prompts are edited, ``clean`` or ``corrupted``.
+        report: Told how many rows are done; False from it stops the sweep.
+        chunk_tokens: Tokens that move through a layer together; bounds memory.
+        resume: Walk from each row's own layer and position, or run every row from its first
+            token; None for whatever the check at load found right.
+    """
+    tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
+    reader = _Reader(model, encoded, metric)
+    resumed = model.resumes if resume is None else resume
+    if any(edit.site.kind in ("embed", "ln_final_scale") for edits in edit_sets for edit in edits):
+        resumed = False  # outside the blocks: nothing to resume
+    sets = [_settled(model, edits, resumed) for edits in edit_sets]
+    run = record(model, tokens, encoded.lengths, with_cache=resumed)
+    rows = plan(model, run, sets) if resumed else _all_rows(sets, run)
+    last = run.resid[-1][torch.arange(len(tokens)), encoded.last.to(model.device)]
+    unedited = reader.read(last, torch.arange(len(tokens)))
+    values = unedited.new_full((len(sets), len(tokens)), torch.nan)
+    values[:] = unedited  # rows that change nothing are never run
+    for row in rows:
+        values[row.cell, row.example] = torch.nan
+    budget = chunk_tokens or _TOKENS_PER_CHUNK.get(model.device.type, 2048)
+    done = 0
+    with _interruptible(len(rows), lambda: done):
+        for start, chunk in chunks(rows, tokens.shape[1], budget):
+            examples = torch.tensor([row.example for row in chunk])
+            if resumed:
+                final = _walk(model, run, chunk, examples, start)
+            else:
+                final = _whole(model, run, chunk, examples)
+            at = (encoded.last[examples] - start).to(final.device)
+            read = reader.read(final[torch.arange(len(chunk), device=final.device), at], examples)
+            values[[row.cell for row in chunk], [row.example for row in chunk]] = read
+            done += len(chunk)
+            if report is not None and report(done, len(rows), "runs") is False:
+                break
+    return values
+
+
+@contextlib.contextmanager
+def _interruptible(total: int, done: Any) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"stopped after {done()} of {total} edited runs; the cells not reached are missing",
+            ProbeWarning,
+            stacklevel=3,
+        )
+
+
+_UNRESUMABLE = (
+    RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError,
+)  # fmt: skip
+
+
+def examine(model: "BridgeModel") -> dict[str, Any]:
+    """Whether this architecture can be resumed: the wavefront against whole runs, on a few rows.
+
+    Four short forward passes. What an unknown architecture may raise when its blocks are called
+    one by one is not ours to foresee, so any of it means: run whole.
+    """
+    limit = {torch.float32: 1e-4, torch.float64: 1e-8}.get(model.dtype, 5e-2)
+    width, start = min(6, model.dims.n_ctx), min(3, model.dims.n_ctx - 1)
+    tokens = (torch.arange(2 * width).view(2, width) * 7 + 1) % model.dims.d_vocab
+    lengths = torch.full((2,), width)
+    last = model.dims.n_layers - 1
+    edits = [
+        Edit(Site("resid_pre", last), "scale", 0.5, {"pos": start}),
+        Edit(Site("attn_out", 0), "scale", -1.0, {"pos": list(range(start, width))}),
+    ]
+    rows = [Row(1, 1, 0, start, (edits[1],)), Row(0, 0, last, start, (edits[0],))]
+    examples = torch.tensor([row.example for row in rows])
+    try:
+        run = record(model, tokens, lengths)
+        ours = _walk(model, run, rows, examples, start)
+        whole = _whole(model, run, rows, examples)[:, start:]
+    except _UNRESUMABLE as error:
+        return {"resumes": False, "why not": f"{type(error).__name__}: {error}".splitlines()[0]}
+    gap = float((ours - whole).abs().max() / whole.abs().max().clamp(min=1))
+    return {"resumes": gap <= limit, "resume gap": gap}
+
+
+# --- planning ------------------------------------------------------------------------------------
+
+
+def _settled(model: "BridgeModel", edits: Sequence[Edit], resumed: bool) -> list[Edit]:
+    """Edits in the order they are met; after one block is before the next."""
+    n_layers = model.dims.n_layers
+    ordered = [edit for group in by_site(edits).values() for edit in group]
+    for edit in ordered:
+        model.known(edit.site)
+    if not resumed:
+        return ordered
+    return [
+        replace(edit, site=Site("resid_pre", edit.site.layer + 1))
+        if edit.site.kind == "resid_post"
+        and edit.site.layer is not None
+        and edit.site.layer + 1 < n_layers
+        else edit
+        for edit in ordered
+    ]
+
+
+def plan(model: "BridgeModel", run: Run, sets: Sequence[Sequence[Edit]]) -> list[Row]:
+    """A row for every set and prompt that changes anything, with where it departs."""
+    changes = _Changes(model, run, [edit for edits in sets for edit in edits])
+    n_layers, rows = model.dims.n_layers, []
+    for cell, edits in enumerate(sets):
+        firsts = [changes.first(edit) for edit in edits]
+        for example in range(len(run.tokens)):
+            live = [
+                (edit, int(first[example]))
+                for edit, first in zip(edits, firsts, strict=True)
+                if int(first[example]) < int(run.lengths[example])
+            ]
+            if not live:
+                continue
+            layers = [n_layers if e.site.kind == "resid_post" else e.site.layer for e, _ in live]
+            rows.append(
+                Row(
+                    cell,
+                    example,
+                    min(layer for layer in layers if layer is not None),
+                    min(start for _, start in live),
+                    tuple(edit for edit, _ in live),
+                )
+            )
+    return rows
+
+
+def _all_rows(sets: Sequence[Sequence[Edit]], run: Run) -> list[Row]:
+    examples = range(len(run.tokens))
+    return [
+        Row(c, i, 0, 0, tuple(edits)) for c, edits in enumerate(sets) if edits for i in examples
+    ]
+
+
+class _Changes:
+    """At which position an edit first differs from the unedited run."""
+
+    def __init__(self, model: "BridgeModel", run: Run, edits: Sequence[Edit]) -> None:
+        self.run = run
+        # A value that covers every position is compared with what is there.
+        sites = {edit.site for edit in edits if _spans_positions(edit, run)}
+        self.trace = model.trace(run.tokens, sites=list(sites)) if sites else None
+        self._known: dict[tuple[Site, int], Bool[Tensor, "batch pos"]] = {}
+
+    def first(self, edit: Edit) -> Int[Tensor, " batch"]:
+        """The first changed position of each prompt; the padded length where there is none."""
+        width = self.run.tokens.shape[1]
+        named = edit.positions(self.run.lengths)
+        if not _spans_positions(edit, self.run):
+            return (
+                torch.zeros(len(self.run.tokens)).long() if named is None else named.min(1).values
+            )
+        differs = self._differs(edit)
+        if named is None:
+            return torch.where(differs.any(1), differs.long().argmax(1), width)
+        return torch.where(differs.gather(1, named).any(1), named.min(1).values, width)
+
+    def _differs(self, edit: Edit) -> Bool[Tensor, "batch pos"]:
+        key = (edit.site, id(edit.value))
+        if key not in self._known:
+            assert self.trace is not None and isinstance(edit.value, Tensor)
+            here = self.trace[edit.site]
+            axis = edit.site.axes.index("query" if "query" in edit.site.axes else "pos")
+            others = tuple(i for i in range(here.ndim) if i not in (0, axis))
+            self._known[key] = (here != edit.value.to(here)).any(dim=others).cpu()
+        return self._known[key]
+
+
+def _spans_positions(edit: Edit, run: Run) -> bool:
+    if edit.rule != "set" or not isinstance(edit.value, Tensor):
+        return False
+    axes = edit.site.axes
+    axis = "query" if "query" in axes else "pos"
+    if edit.value.ndim != len(axes) or axis not in axes:
+        return False
+    return edit.value.shape[axes.index(axis)] == run.tokens.shape[1]
+
+
+def chunks(rows: Sequence[Row], width: int, budget: int) -> Iterator[tuple[int, list[Row]]]:
+    """Rows that walk together: near in position, then in the order of their layers.
+
+    >>> rows = [Row(i, 0, 0, 3 + i % 2, ()) for i in range(4)]
+    >>> [(start, len(chunk)) for start, chunk in chunks(rows, width=6, budget=4)]
+    [(3, 1), (3, 1), (3, 1), (3, 1)]
+    """
+    for start, group in _by_start(rows, width):
+        group.sort(key=lambda row: (row.layer, row.cell, row.example))
+        size = max(1, budget // (width - start))
+        for first in range(0, len(group), size):
+            yield start, group[first : first + size]
+
+
+def _by_start(rows: Sequence[Row], width: int) -> list[tuple[int, list[Row]]]:
+    """Group rows by first position; groups share a wavefront where that is cheaper."""
+    at: dict[int, list[Row]] = {}
+    for row in rows:
+        at.setdefault(row.start, []).append(row)
+    starts = sorted(at)
+    # best[i]: cheapest way to run the rows that start at starts[i:], and where its group ends
+    best: list[tuple[float, int]] = [(0.0, 0)] * (len(starts) + 1)
+    for i in reversed(range(len(starts))):
+        options, count = [], 0
+        for j in range(i, len(starts)):
+            count += len(at[starts[j]])
+            cost = _CHUNK_OVERHEAD + count * (width - starts[i])
+            options.append((cost + best[j + 1][0], j + 1))
+        best[i] = min(options)
+    groups, i = [], 0
+    while i < len(starts):
+        end = best[i][1]
+        groups.append((starts[i], [row for s in starts[i:end] for row in at[s]]))
+        i = end
+    return groups
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def record(
+    model: "BridgeModel", tokens: Tensor, lengths: Tensor, *, with_cache: bool = True
+) -> Run:
+    """One forward pass that keeps the residual stream into every block, and keys and values."""
+    n_layers = model.dims.n_layers
+    resid: dict[Site, Tensor] = {}
+    sites = [Site("resid_pre", layer) for layer in range(n_layers)]
+    sites.append(Site("resid_post", n_layers - 1))
+
+    def keep(site: Site) -> Any:
+        return lambda value: resid.__setitem__(site, value)
+
+    hooks = [(site, keep(site)) for site in sites]
+    cache = _plain_cache() if with_cache else None
+    model.run_raw(tokens, hooks, lengths=lengths, cache=cache)
+    pairs = [(layer.keys, layer.values) for layer in cache.layers] if cache is not None else []
+    return Run(tokens, lengths, [resid[site] for site in sites], pairs)
+
+
+def _walk(
+    model: "BridgeModel", run: Run, rows: Sequence[Row], examples: Tensor, start: int
+) -> Float[Tensor, "rows suffix d_model"]:
+    """Move rows through the layers together; each joins at its own. Returns the last residual."""
+    received = _capture(model, run, start)
+    n_layers = model.dims.n_layers
+    joined = 0
+    active = run.resid[0].new_empty((0, run.tokens.shape[1] - start, model.dims.d_model))
+    with torch.no_grad():
+        for layer in range(n_layers + 1):
+            new = sum(row.layer == layer for row in rows[joined:])
+            if new:
+                joining = examples[joined : joined + new].to(active.device)
+                active = torch.cat([active, run.resid[layer][joining, start:]])
+                joined += new
+            if not joined or layer == n_layers:
+                continue
+            args, kwargs = received[layer].for_rows(run, examples[:joined], start, active)
+            hooks = _row_hooks(rows[:joined], examples[:joined], run.lengths, start, layer)
+            with model.hooked(hooks, (joined, active.shape[1])):
+                out = model.block(layer)(*args, **kwargs)
+            active = out[0] if isinstance(out, tuple) else out
+    # What is edited after the last block, of rows that ran through no block, is edited here.
+    for row_index, row in enumerate(rows):
+        if row.layer == n_layers:
+            part = slice(row_index, row_index + 1)
+            for edit in row.edits:
+                active[part] = edit.apply(active[part], run.lengths, examples[part], start)
+    return active
+
+
+def _whole(
+    model: "BridgeModel", run: Run, rows: Sequence[Row], examples: Tensor
+) -> Float[Tensor, "rows pos d_model"]:
+    """The fallback: every row from its first token."""
+    last = Site("resid_post", model.dims.n_layers - 1)
+    final: dict[Site, Tensor] = {}
+    hooks = []
+    sites = {edit.site for row in rows for edit in row.edits}
+    for site in sorted(sites, key=lambda site: site.order):
+        hooks += _hooks_at([site], rows, examples, run.lengths, 0)
+    hooks.append((last, lambda value: final.__setitem__(last, value)))
+    model.run_raw(run.tokens[examples], hooks, lengths=run.lengths[examples])
+    return final[last]
+
+
+def _row_hooks(
+    rows: Sequence[Row], examples: Tensor, lengths: Tensor, start: int, layer: int
+) -> list[tuple[Site, Any]]:
+    sites = {edit.site for row in rows for edit in row.edits if edit.site.layer == layer}
+    ordered = sorted(sites, key=lambda site: site.order)
+    return _hooks_at(ordered, rows, examples, lengths, start)
+
+
+def _hooks_at(
+    sites: Sequence[Site], rows: Sequence[Row], examples: Tensor, lengths: Tensor, start: int
+) -> list[tuple[Site, Any]]:
+    """Hooks that make each row's own edits and leave the other rows alone."""
+
+    def hook_for(work: list[tuple[Edit, Tensor]]) -> Any:
+        def hook(activation: Tensor) -> Tensor:
+            edited = activation.clone()
+            for edit, index in work:
+                at = index.to(activation.device)
+                edited[at] = edit.apply(edited[at], lengths, examples[index], start)
+            return edited
+
+        return hook
+
+    hooks = []
+    for site in sites:
+        # Edits of one set are shared by its prompts: made at once, in the order of the set.
+        work: dict[int, tuple[Edit, list[int]]] = {}
+        for index, row in enumerate(rows):
+            for edit in row.edits:
+                if edit.site == site:
+                    work.setdefault(id(edit), (edit, []))[1].append(index)
+        hooks.append((site, hook_for([(e, torch.tensor(i)) for e, i in work.values()])))
+    return hooks
+
+
+@dataclass(eq=False)
+class _Received:
+    """What the library handed to one block, to be handed to it again with more rows."""
+
+    layer: int
+    args: tuple
+    kwargs: dict[str, Any]
+    batch: int
+
+    def for_rows(
+        self, run: Run, examples: Tensor, start: int, hidden: Tensor
+    ) -> tuple[tuple, dict[str, Any]]:
+        """The same arguments for these rows, their hidden states and their share of the cache."""
+        frozen = None
+        if start:
+            keys, values = run.cache[self.layer]
+            index = examples.to(keys.device)
+            frozen = _Frozen(keys[index, :, :start], values[index, :, :start])
+
+        def again(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                # One row serves all by broadcasting; a row for each prompt is picked by prompt.
+                picks = value.ndim > 1 and value.shape[0] == self.batch > 1
+                return value[examples.to(value.device)] if picks else value
+            if isinstance(value, tuple):
+                return tuple(again(one) for one in value)
+            return frozen if _is_cache(value) else value
+
+        args, kwargs = self.args, dict(self.kwargs)
+        if "hidden_states" in kwargs:
+            del kwargs["hidden_states"]
+            args = (None, *args)
+        return (hidden, *(again(a) for a in args[1:])), {k: again(v) for k, v in kwargs.items()}
+
+
+class _Frozen:
+    """A cache that answers with the recorded prefix and what is new, and keeps nothing."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._keys, self._values = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Prefix and new, for one layer."""
+        return torch.cat([self._keys, keys], dim=2), torch.cat([self._values, values], dim=2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Length of the prefix."""
+        return self._keys.shape[2]
+
+
+def _capture(model: "BridgeModel", run: Run, start: int) -> list[_Received]:
+    """Run the suffix once over the prefix's cache and note what each block is given."""
+    cache = None
+    if start:
+        cache = _plain_cache()
+        for layer, (keys, values) in enumerate(run.cache):
+            cache.update(keys[:, :, :start], values[:, :, :start], layer)
+    received: list[_Received] = []
+    handles = []
+
+    def note(layer: int) -> Any:
+        def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            received.append(_Received(layer, args, dict(kwargs), len(hidden)))
+
+        return hook
+
+    try:
+        for layer in range(model.dims.n_layers):
+            block = model.block(layer)
+            handles.append(block.register_forward_pre_hook(note(layer), with_kwargs=True))
+        model.run_raw(run.tokens[:, start:], (), cache=cache)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return received
+
+
+def _plain_cache() -> Any:
+    """A cache that keeps every position, also of sliding-window layers."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def _is_cache(value: Any) -> bool:
+    from transformers import Cache
+
+    return isinstance(value, Cache)
+
+
+class _Reader:
+    """The metric from residual streams: only the tokens it reads are unembedded."""
+
+    def __init__(self, model: "BridgeModel", encoded: Encoded, metric: Metric) -> None:
+        metric.check(encoded)
+        self.model, self.encoded, self.metric = model, encoded, metric
+        self.ids = metric.token_ids(encoded)
+        self.reference = None
+        if metric.needs_reference:
+            self.reference = model.forward(encoded.clean, lengths=encoded.lengths, last_only=True)
+
+    def read(
+        self, resid: Float[Tensor, "rows d_model"], examples: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """The metric of rows that belong to these prompts."""
+        parts = [
+            self._some(resid[i : i + 256], examples[i : i + 256]) for i in range(0, len(resid), 256)
+        ]
+        return torch.cat(parts)
+
+    def _some(self, resid: Tensor, examples: Tensor) -> Tensor:
+        if self.ids is not None:
+            logits = self.model.unembed_some(resid, self.ids[examples].to(resid.device))
+        else:
+            logits = self.model.unembed(resid)
+        reference = None if self.reference is None else self.reference[examples.to(resid.device)]
+        return self.metric(logits, self.encoded.rows(examples.tolist()), reference)
