@@ -21,6 +21,7 @@ from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
 from probe.models.load import load_model
 from probe.models.sources import ALWAYS_THERE
+from probe.runs import compare, store
 from probe.tasks import TASKS, load_task
 from probe.tasks.check import check
 
@@ -250,9 +251,9 @@ def runs() -> pd.DataFrame:
     return store.list_runs()
 
 
-def diff(a: "Result | str", b: "Result | str") -> Any:
+def diff(a: "Result | str", b: "Result | str") -> compare.RunDiff:
     """What differs between two results: options, model, prompts, numbers."""
-    return store.diff(_result(a), _result(b))
+    return compare.diff(_result(a), _result(b))
 
 
 def _result(result: "Result | str") -> Result:
@@ -334,7 +335,7 @@ def _model_of(record: provenance.Provenance) -> Model:
 
 
 def _compare(old: Result, new: Result) -> Rerun:
-    found = store.diff(old, new)
+    found = compare.diff(old, new)
     same = found.max_difference == 0.0 and found.same_rows
     if same:
         about = f"reproduced: {len(new.frame)} rows, every number the same as in run {old.id}"
@@ -376,6 +377,14 @@ class _Drawer:
         from probe.viz.html import result_html
 
         return result_html(result)
+
+    def display(self, result: Result) -> None:
+        from IPython.display import display
+
+        from probe.viz.html import notebook_outputs
+
+        for output in notebook_outputs(result):
+            display(output, raw=True)
 
     def save(self, result: Result) -> Path:
         return store.save(result)

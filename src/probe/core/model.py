@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe.core.edit import Edit
 from probe.core.metric import Metric
+from probe.core.progress import Report
 from probe.core.site import Site, SiteLike
 from probe.core.task import Encoded
 from probe.core.tokens import Tokenizer
@@ -234,8 +235,13 @@ class Model(Protocol):
         metric: Metric | str = "logit_diff",
         *,
         base: str = "corrupted",
+        report: Report | None = None,
     ) -> Float[Tensor, "sets batch"]:
-        """The metric under each set of edits, each made to a run of its own."""
+        """The metric under each set of edits, each made to a run of its own.
+
+        ``base``: which prompts are edited, clean or corrupted. ``report`` hears how far it is and
+        can stop it; cells not reached are NaN.
+        """
         ...
 
     def gradients(

@@ -57,6 +57,10 @@ class Drawer(Protocol):
         """A self-contained page fragment."""
         ...
 
+    def display(self, result: "Result") -> None:
+        """Show figure and table in a notebook."""
+        ...
+
     def save(self, result: "Result") -> Any:
         """Keep it, and say where."""
         ...
@@ -139,6 +143,9 @@ class Result:
         if Result.drawer is None:
             raise ProbeError("nothing to draw or save with yet", remedy="import probe.api")
         return Result.drawer
+
+    def _ipython_display_(self) -> None:
+        self._need_drawer().display(self)
 
     def _repr_html_(self) -> str:
         return self._need_drawer().html(self)

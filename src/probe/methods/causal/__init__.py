@@ -1,0 +1,1 @@
+"""What causes the behaviour: change an activation, see what the answer does."""
