@@ -7,6 +7,7 @@ Heads", arXiv 2209.11895.
 
 import random
 import re
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -16,7 +17,9 @@ from probe.tasks.registry import Options, builder
 from probe.tasks.words import PLAIN, whole
 
 _WORD = re.compile(r" ?[a-z]{3,}")
-_TRIES_PER_WORD = 200
+_LOOKED_AT = 8000
+
+_pools: WeakKeyDictionary[Tokenizer, list[str]] = WeakKeyDictionary()
 
 
 class InductionOptions(Options):
@@ -51,14 +54,17 @@ def _text(run: list[str], half: int) -> str:
 
 
 def _words(rng: random.Random, tokenizer: Tokenizer | None, n: int) -> list[str]:
-    """Distinct words, each one token: drawn from the whole vocabulary where it has enough."""
-    if tokenizer is not None:
-        found: dict[str, None] = {}
-        for _ in range(_TRIES_PER_WORD * n):
-            token = rng.randrange(tokenizer.n_vocab)
-            text = tokenizer.string(token)
-            if _WORD.fullmatch(text) and tokenizer.single(f" {text.strip()}") == token:
-                found[text.strip()] = None
-            if len(found) == n:
-                return list(found)
-    return rng.sample(whole(PLAIN, tokenizer, n), n)
+    """Distinct words, each one token: from the vocabulary where it has enough."""
+    pool = [] if tokenizer is None else _vocabulary(tokenizer)
+    return rng.sample(pool if len(pool) >= n else whole(PLAIN, tokenizer, n), n)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> list[str]:
+    """Words of lower-case letters among a few thousand random tokens, the same each time."""
+    if tokenizer not in _pools:
+        size = tokenizer.n_vocab
+        tokens = random.Random(0).sample(range(size), min(size, _LOOKED_AT))
+        texts = {token: tokenizer.string(token) for token in tokens}
+        words = {token: text.strip() for token, text in texts.items() if _WORD.fullmatch(text)}
+        _pools[tokenizer] = [w for token, w in words.items() if tokenizer.single(f" {w}") == token]
+    return _pools[tokenizer]

@@ -40,6 +40,11 @@ class Builder:
     draw: MakePrompt
     options: type[Options]
 
+    @property
+    def question(self) -> str:
+        """What the model must do, as methods call it."""
+        return self.about
+
     def parse(self, given: Mapping[str, Any]) -> Options:
         """Check options, naming the nearest right word for a wrong one."""
         fields = self.options.model_fields

@@ -21,6 +21,7 @@ TEMPLATES = (
     "We noticed how the {subject} {link} the {attractor}",
 )
 LINKS = ("near", "behind", "beside", "next to", "in front of", "across from")
+_PLURALS = tuple(plural(noun) for noun in NOUNS)
 VERBS = ((" is", " are"), (" was", " were"), (" has", " have"))
 
 
@@ -35,7 +36,8 @@ class SubjectVerbOptions(Options):
 @builder("subject_verb", "the verb agrees with its subject in number", SubjectVerbOptions)
 def draw(rng: random.Random, tokenizer: Tokenizer | None, options: SubjectVerbOptions) -> Prompt:
     """One pair; in the twin the subject alone changes its number, and the answer flips."""
-    nouns = [noun for noun in whole(NOUNS, tokenizer) if plural(noun) in _plurals(tokenizer)]
+    plurals = set(whole(_PLURALS, tokenizer))
+    nouns = [noun for noun in whole(NOUNS, tokenizer) if plural(noun) in plurals]
     subject, attractor = rng.sample(nouns if len(nouns) > 1 else NOUNS, 2)
     singular, second = rng.random() < 0.5, rng.random() < 0.5
     if options.attractor != "any":
@@ -58,7 +60,3 @@ def draw(rng: random.Random, tokenizer: Tokenizer | None, options: SubjectVerbOp
         tags={"template": str(number), "subject": "singular" if singular else "plural"}
         | {"attractor": "singular" if second else "plural"},
     )
-
-
-def _plurals(tokenizer: Tokenizer | None) -> set[str]:
-    return set(whole([plural(noun) for noun in NOUNS], tokenizer))

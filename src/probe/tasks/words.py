@@ -39,6 +39,7 @@ ARGUMENTS = (
 PLAIN = tuple(dict.fromkeys((*NOUNS, *PLACES, *OBJECTS, *ARGUMENTS)))
 
 _counts: WeakKeyDictionary[Tokenizer, dict[str, int]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Tokenizer, dict[tuple[str, ...], list[str]]] = WeakKeyDictionary()
 
 
 def plural(noun: str) -> str:
@@ -54,18 +55,19 @@ def n_tokens(tokenizer: Tokenizer, word: str) -> int:
     """How many tokens a word is after a space."""
     counts = _counts.setdefault(tokenizer, {})
     if word not in counts:
-        whole = tokenizer.single(f" {word}") is not None
-        counts[word] = 1 if whole else len(tokenizer.encode(f" {word}", special=False))
+        counts[word] = len(tokenizer.encode(f" {word}", special=False))
     return counts[word]
 
 
 def whole(words: Sequence[str], tokenizer: Tokenizer | None, need: int = 2) -> list[str]:
-    """The words that are one token after a space.
+    """The words that can be an answer: one token after a space.
 
     All words where no tokenizer is given, or where fewer than ``need`` are left: then the caller
     of ``draw`` sees the misfit, and can name it.
     """
     if tokenizer is None:
         return list(words)
-    kept = [word for word in words if n_tokens(tokenizer, word) == 1]
-    return kept if len(kept) >= need else list(words)
+    known, asked = _kept.setdefault(tokenizer, {}), tuple(words)
+    if asked not in known:
+        known[asked] = [word for word in asked if tokenizer.single(f" {word}") is not None]
+    return known[asked] if len(known[asked]) >= need else list(words)

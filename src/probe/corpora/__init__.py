@@ -1,0 +1,12 @@
+"""Text → documents → token batches."""
+
+from probe.corpora.documents import Corpus, Document, load_corpus
+from probe.corpora.tokens import TokenBatch, token_batches
+
+__all__ = [
+    "Corpus",
+    "Document",
+    "TokenBatch",
+    "load_corpus",
+    "token_batches",
+]
