@@ -1,0 +1,1 @@
+"""Result → plotly figure; tokens → safe HTML. A figure never computes a statistic."""
