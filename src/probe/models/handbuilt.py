@@ -103,7 +103,7 @@ def _gpt2(size: int) -> Any:
     width = 4 * size
     config = GPT2Config(
         vocab_size=size, n_positions=size, n_embd=width, n_layer=2, n_head=_HEADS, n_inner=4,
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, attn_implementation="eager",
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     token, copied, answer, position = _slots(width, size)
     hf = _zeroed(GPT2LMHeadModel(config))
@@ -152,7 +152,7 @@ def _llama(size: int) -> Any:
         vocab_size=size, max_position_embeddings=size, hidden_size=width, intermediate_size=4,
         num_hidden_layers=2, num_attention_heads=_HEADS, num_key_value_heads=_KV_HEADS,
         head_dim=d_head, rope_parameters={"rope_type": "default", "rope_theta": _ROPE_BASE},
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, attn_implementation="eager",
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     hf = _zeroed(LlamaForCausalLM(config))
     token, _, answer = _slots(width, size)
@@ -224,6 +224,7 @@ def _columns(heads: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "d_mo
 
 @torch.no_grad()
 def _zeroed(hf: Any) -> Any:
+    hf.set_attn_implementation("eager")  # which can say what it attends to
     for weight in hf.parameters():
         weight.requires_grad_(False).zero_()
     return hf
