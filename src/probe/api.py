@@ -19,6 +19,7 @@ from probe.core.model import Model
 from probe.core.registry import METHODS, Method
 from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
+from probe.corpora import load_corpus
 from probe.models.load import load_model
 from probe.models.sources import ALWAYS_THERE
 from probe.runs import compare, store
@@ -28,6 +29,7 @@ from probe.tasks.check import check
 __all__ = [
     "diff",
     "doctor",
+    "load_corpus",
     "load_model",
     "load_result",
     "load_task",
@@ -241,8 +243,8 @@ def _notes(caught: Sequence[warnings.WarningMessage]) -> list[str]:
 # --- what was run --------------------------------------------------------------------------------
 
 
-def load_result(run_id: str) -> Result:
-    """A saved result, by id, unique beginning of an id, ``"last"``, or folder."""
+def load_result(run_id: str | Path) -> Result:
+    """A saved result, by id, unique beginning of an id, ``"last"``, or folder (a Path)."""
     return store.load(run_id)
 
 
@@ -336,8 +338,7 @@ def _model_of(record: provenance.Provenance) -> Model:
 
 def _compare(old: Result, new: Result) -> Rerun:
     found = compare.diff(old, new)
-    same = found.max_difference == 0.0 and found.same_rows
-    if same:
+    if found.same:
         about = f"reproduced: {len(new.frame)} rows, every number the same as in run {old.id}"
     elif found.same_rows:
         about = (
@@ -346,7 +347,7 @@ def _compare(old: Result, new: Result) -> Rerun:
         )
     else:
         about = f"did not reproduce run {old.id}: the rows differ"
-    return Rerun(new, same, found.max_difference, about)
+    return Rerun(new, found.same, found.max_difference, about)
 
 
 def doctor(model: "Model | str" = "smollm2", **how: Any) -> pd.DataFrame:

@@ -40,14 +40,22 @@ def main() -> None:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, models or metrics")] = "methods",
+    what: Annotated[
+        str, typer.Argument(help="methods, tasks, models, metrics, or one method or task")
+    ] = "methods",
 ) -> None:
-    """List what there is to run."""
+    """List what there is to run; of one method or task, its options."""
     import probe
     from probe.core.metric import METRICS
 
     if what not in _LISTS:
-        raise OptionError(f'there is no list of "{what}"', remedy=nearest(what, _LISTS))
+        found = {**probe.methods(), **probe.tasks()}
+        if what not in found:
+            raise OptionError(
+                f'there is nothing called "{what}"', remedy=nearest(what, [*_LISTS, *found])
+            )
+        _print_options(found[what])
+        return
     if what == "models":
         rows = [(name, "") for name in probe.models()]
         rows.append(("any hub id, model folder or .gguf file", ""))
@@ -184,6 +192,16 @@ def explore(
     command += [f"--server.port={port}", "--server.address=127.0.0.1"]
     command += ["--browser.gatherUsageStats=false"]
     raise typer.Exit(subprocess.run(command, check=False, cwd=page.parents[1]).returncode)
+
+
+def _print_options(thing: Any) -> None:
+    """Options of a method or task, with their defaults."""
+    _out.print(escape(thing.question))
+    fields = thing.options.model_fields
+    _print_rows(
+        ("option", "default", "about"),
+        [(f"--{name}", repr(f.default), f.description) for name, f in fields.items()],
+    )
 
 
 def _options(words: list[str]) -> dict[str, Any]:

@@ -44,14 +44,22 @@ class Edit:
     def __post_init__(self) -> None:
         """Refuse axes the site does not have, and fold ``site.head`` into ``where``."""
         axes = self.site.axes
-        for axis in self.where:
+        for axis, wanted in self.where.items():
             if axis not in axes or axis == "batch":
                 raise EditError(
                     f"{self.site} has no axis {axis!r} to edit",
                     expected=f"one of {axes[1:]}",
                 )
+            if not isinstance(wanted, int) and len(wanted) == 0:
+                raise EditError(f"an edit of {self.site} names no {axis}", expected="at least one")
         if self.site.head is not None:
             axis = self.site.head_axis or "head"
+            if axis in self.where:
+                raise EditError(
+                    f"an edit of {self.site} also names {axis} {self.where[axis]}",
+                    expected=f"the {axis} once",
+                    remedy=f"{self.site.whole} with {axis}={self.where[axis]}",
+                )
             object.__setattr__(self, "where", {**self.where, axis: self.site.head})
             object.__setattr__(self, "site", self.site.whole)
 
@@ -134,6 +142,10 @@ class Edit:
                 if isinstance(wanted, Tensor) and rows is not None:
                     wanted = wanted[rows.to(wanted.device)]
                 index = _positions(wanted, lengths, self.site) - start
+                if (index < 0).any():
+                    raise EditError(
+                        f"{self.site} is edited before position {start}, where it begins"
+                    )
                 shape[0], shape[place] = index.shape[0], index.shape[1]
             else:
                 index = _indices(self.where.get(axis), size, axis, self.site)

@@ -35,6 +35,10 @@ class TaskError(ProbeError):
     """Prompts that cannot be encoded as asked."""
 
 
+class CorpusError(ProbeError):
+    """Text that cannot be read as asked."""
+
+
 class ModelError(ProbeError):
     """A model that cannot be loaded or cannot do what was asked."""
 

@@ -187,7 +187,7 @@ class Model(Protocol):
         ...
 
     def read_out(
-        self, vectors: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+        self, vectors: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*#any 1"]
     ) -> Float[Tensor, "*any d_model"]:
         """The final norm as a linear map: its bias left out, its denominator given.
 
@@ -251,8 +251,12 @@ class Model(Protocol):
         metric: Metric | str = "logit_diff",
         *,
         corrupted: bool = False,
+        stop_at: "Iterable[SiteLike] | SiteLike" = (),
     ) -> tuple[Trace, Trace]:
-        """Activations, and the metric's gradient by each. One forward and one backward pass."""
+        """Activations, and the metric's gradient by each. One forward and one backward pass.
+
+        ``stop_at``: sites through which no gradient flows.
+        """
         ...
 
 

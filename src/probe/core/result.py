@@ -106,29 +106,32 @@ class Result:
         """Mean over examples with a 95 % bootstrap interval: columns value, low, high, n.
 
         Args:
-            by: Columns to keep apart; by default the axes of the view. A text column that is
-                constant within them is kept.
+            by: Columns to keep apart; by default the axes of the view. A missing entry is a
+                place of its own.
             n_boot: Bootstrap draws, over examples. With one example low and high are missing.
             seed: Random seed of the bootstrap.
         """
-        by = list(self.view.axes if by is None else by)
+        by = list(dict.fromkeys(self.view.axes if by is None else by))
         for name in by:
             if name not in self.frame:
                 raise OptionError(f"no column {name!r}", remedy=nearest(name, self.columns))
         number = self.view.number
-        over = [name for name in _EXAMPLES if name in self.frame and name not in by]
+        # Seeds of one prompt are no further examples: they are averaged before the bootstrap.
+        over = [name for name in _EXAMPLES if name in self.frame and name not in by][:1]
         if not over:
             return self.frame[[*by, number]].assign(low=np.nan, high=np.nan, n=1)
-        table = self.frame.pivot_table(
-            index=over, columns=by, values=number, aggfunc="mean", dropna=True, sort=False,
-            observed=True,
-        )  # fmt: skip
-        matrix = table.to_numpy(float)
+        cell, example = _codes(self.frame, by), _codes(self.frame, over)
+        means = self.frame[number].groupby([cell, example]).mean()
+        at_cell, at_example = (means.index.get_level_values(level) for level in (0, 1))
+        matrix = np.full((example.max(initial=-1) + 1, cell.max(initial=-1) + 1), np.nan)
+        matrix[at_example, at_cell] = means
         low, high = _intervals(matrix, n_boot, seed)
-        cells = table.columns.to_frame(index=False)
-        cells.columns = by
-        return cells.assign(
-            **{number: _mean(matrix)}, low=low, high=high, n=(~np.isnan(matrix)).sum(0)
+        first = np.unique(cell, return_index=True)[1]
+        return (
+            self.frame[by]
+            .iloc[first]
+            .reset_index(drop=True)
+            .assign(**{number: _mean(matrix)}, low=low, high=high, n=(~np.isnan(matrix)).sum(0))
         )
 
     def plot(self) -> Any:
@@ -155,6 +158,14 @@ class Result:
         return f"Result({p.method}, {len(self.frame)} rows, {p.model.get('name')}, {self.id})"
 
 
+def _codes(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """Which group of equal entries each row is in, by first appearance; missing ones are one."""
+    if not columns:
+        return np.zeros(len(frame), dtype=int)
+    groups = frame.groupby(columns, sort=False, observed=True, dropna=False)
+    return groups.ngroup().to_numpy()
+
+
 def _mean(matrix: np.ndarray) -> np.ndarray:
     count = (~np.isnan(matrix)).sum(0)
     return np.where(count > 0, np.nansum(matrix, 0) / np.maximum(count, 1), np.nan)
@@ -174,9 +185,9 @@ def _intervals(matrix: np.ndarray, n_boot: int, seed: int) -> tuple[np.ndarray, 
         total = weights @ np.where(present, block, 0.0)
         count = weights @ present
         means = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
-        empty = ~present.any(0)
-        means[:, empty] = 0.0
+        alone = present.sum(0) < 2
+        means[:, alone] = 0.0
         edges = np.nanpercentile(means, [2.5, 97.5], axis=0)
-        edges[:, empty] = np.nan
+        edges[:, alone] = np.nan
         low[start : start + _BLOCK], high[start : start + _BLOCK] = edges
     return low, high

@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -74,7 +74,7 @@ class Task:
         >>> Task.from_pairs([{"clean": "a b", "corrupted": "a c", "answer": " d"}])
         Task(name='pairs', 1 prompt)
         """
-        prompts = [_prompt(row, pair) for row, pair in enumerate(pairs)]
+        prompts = [_prompt(f"pair {row}", pair) for row, pair in enumerate(pairs)]
         if not prompts:
             raise TaskError("a task needs at least one prompt, and got none")
         return cls(name, tuple(prompts), about)
@@ -90,17 +90,18 @@ class Task:
         """Read one prompt a line, with the fields of ``Prompt``."""
         path = Path(path)
         try:
-            lines = path.read_text("utf-8").splitlines()
+            lines = path.read_text("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise TaskError(f"cannot read {path}: {error}", expected="a UTF-8 JSONL file") from None
-        rows = []
+        prompts = []
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    rows.append(json.loads(line))
+                    row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise TaskError(f"{path}, line {number} is not JSON: {error}") from None
-        return cls.from_pairs(rows, name=path.stem)
+                prompts.append(_prompt(f"{path}, line {number}", row))
+        return cls.from_pairs(prompts, name=path.stem)
 
     @classmethod
     def from_template(
@@ -136,8 +137,14 @@ class Task:
         >>> task.prompts[0].clean != task.prompts[0].corrupted
         True
         """
-        known = {slot for _, slot, _, _ in string.Formatter().parse(template) if slot}
-        filler = _Slots(slots, known)
+        filler = _Slots(slots, _slots_of(template))
+        texts = [answer, wrong_answer or "", *corrupt.values()]
+        named = {slot for text in texts for slot in _slots_of(text)} | set(corrupt)
+        if unknown := sorted(named - filler.names):
+            raise TaskError(
+                f"answers or corruptions name slots that have no words: {unknown}",
+                expected=f"slots {sorted(filler.names)}",
+            )
 
         def draw(rng: random.Random, tokenizer: Tokenizer | None) -> Prompt:
             words = filler.draw(rng)
@@ -157,19 +164,19 @@ class Task:
         """A task that makes its own prompts, here not yet for any tokenizer."""
         if n < 1:
             raise TaskError(f"n={n}", expected="at least one prompt")
-        rng = random.Random(seed)
-        return cls(name, tuple(draw(rng, None) for _ in range(n)), about, seed, draw)
+        prompts = itertools.islice(_distinct_first(draw, seed, None, n), n)
+        return cls(name, tuple(prompts), about, seed, draw)
 
     def fit(self, tokenizer: Tokenizer) -> "Task":
         """The same task drawn for one tokenizer; a task of fixed prompts stays as it is."""
         if self.draw is None:
             return self
-        rng, kept = random.Random(self.seed), []
+        kept: list[Prompt] = []
         problem = ""
-        for _ in range(_DRAWS_PER_PROMPT * len(self.prompts)):
-            prompt = self.draw(rng, tokenizer)
-            problem = misfit(prompt, tokenizer) or problem
-            if not misfit(prompt, tokenizer):
+        for prompt in _distinct_first(self.draw, self.seed, tokenizer, len(self.prompts)):
+            reason = misfit(prompt, tokenizer)
+            problem = reason or problem
+            if not reason:
                 kept.append(prompt)
             if len(kept) == len(self.prompts):
                 return replace(self, prompts=tuple(kept))
@@ -202,7 +209,9 @@ class Task:
     def to_jsonl(self, path: str | Path) -> Path:
         """Write one prompt a line."""
         path = Path(path)
-        lines = [p.model_dump_json(exclude_none=True, exclude_defaults=True) for p in self.prompts]
+        # ASCII JSON: every string survives, also one that is no valid Unicode
+        rows = [p.model_dump(exclude_none=True, exclude_defaults=True) for p in self.prompts]
+        lines = [json.dumps(row) for row in rows]
         part = path.with_suffix(path.suffix + ".part")
         part.write_text("\n".join(lines) + "\n", "utf-8")
         part.replace(path)
@@ -285,6 +294,8 @@ class Encoded:
     def rows(self, rows: Sequence[int]) -> "Encoded":
         """Only these prompts, padded no more than they need."""
         pick = torch.as_tensor(rows, dtype=torch.long)
+        if not len(pick):
+            raise TaskError("no prompt is left", expected="at least one")
         width = int(self.lengths[pick].max())
 
         def ids(tokens: Tensor | None) -> Tensor | None:
@@ -308,30 +319,34 @@ class Encoded:
     def hash(self) -> str:
         """Names the data: equal for equal prompts under an equal tokenizer."""
         digest = hashlib.sha256()
-        for tensor in (self.clean, self.corrupted, self.answers, self.wrong_answers):
+        ids = (self.clean, self.lengths, self.corrupted, self.answers, self.wrong_answers)
+        for tensor in ids:
             digest.update(b"-" if tensor is None else str(tensor.tolist()).encode())
         return digest.hexdigest()[:16]
 
 
 def encode(task: Task, tokenizer: Tokenizer, n_ctx: int) -> Encoded:
     """Tokenise prompts that are already drawn."""
-    clean = [tokenizer.prompt(p.clean, n_ctx) for p in task.prompts]
+    clean = _ids([p.clean for p in task.prompts], "clean", tokenizer, n_ctx)
     texts = _all_or_none([p.corrupted for p in task.prompts], "corrupted")
-    corrupted = None if texts is None else [tokenizer.prompt(text, n_ctx) for text in texts]
+    corrupted = None if texts is None else _ids(texts, "corrupted", tokenizer, n_ctx)
     difference = None
     if corrupted is not None:
         pairs = list(zip(clean, corrupted, strict=True))
         difference = torch.tensor(
             [_first_difference(row, *pair, tokenizer) for row, pair in enumerate(pairs)]
         )
+    answers = _answers(task, "answer", tokenizer)
+    wrong_answers = _answers(task, "wrong_answer", tokenizer)
+    _check_answers_differ(task, answers, wrong_answers)
     return Encoded(
         task=task,
         clean=pad(clean, tokenizer.pad_id),
         lengths=torch.tensor([len(ids) for ids in clean]),
         tokenizer=tokenizer,
         corrupted=None if corrupted is None else pad(corrupted, tokenizer.pad_id),
-        answers=_answers(task, "answer", tokenizer),
-        wrong_answers=_answers(task, "wrong_answer", tokenizer),
+        answers=answers,
+        wrong_answers=wrong_answers,
         first_difference=difference,
     )
 
@@ -350,6 +365,8 @@ def misfit(prompt: Prompt, tokenizer: Tokenizer) -> str:
     for text in (prompt.answer, prompt.wrong_answer):
         if text is not None and tokenizer.single(text) is None:
             return f"the answer {text!r} is several tokens"
+    if prompt.answer is not None and prompt.answer == prompt.wrong_answer:
+        return f"the answer {prompt.answer!r} is also the wrong answer"
     if prompt.corrupted is not None:
         clean, corrupted = tokenizer.encode(prompt.clean), tokenizer.encode(prompt.corrupted)
         if len(clean) != len(corrupted):
@@ -357,6 +374,29 @@ def misfit(prompt: Prompt, tokenizer: Tokenizer) -> str:
         if clean == corrupted:
             return f"{prompt.clean!r} equals its twin"
     return ""
+
+
+def _slots_of(template: str) -> set[str]:
+    """The slots of a template, all of them named."""
+    try:
+        found = [slot for _, slot, _, _ in string.Formatter().parse(template) if slot is not None]
+    except ValueError as error:
+        raise TaskError(
+            f"{template!r} is no template: {error}", remedy="write {{ for a brace"
+        ) from None
+    if any(not slot.isidentifier() for slot in found):
+        raise TaskError(f"{template!r} has a slot without a plain name", expected="{A}, {place}")
+    return set(found)
+
+
+def _distinct_first(draw: Draw, seed: int, tokenizer: Tokenizer | None, n: int) -> Iterator[Prompt]:
+    """Draws from a seed; repeats are passed over until half of the draws are used up."""
+    rng, seen = random.Random(seed), set()
+    for number in range(_DRAWS_PER_PROMPT * n):
+        prompt = draw(rng, tokenizer)
+        if prompt.clean not in seen or 2 * number >= _DRAWS_PER_PROMPT * n:
+            seen.add(prompt.clean)
+            yield prompt
 
 
 class _Slots:
@@ -372,12 +412,15 @@ class _Slots:
                 self.same[names] = words[1:]
                 continue
             group = [name.strip() for name in names.split(",")]
-            if len(set(words)) < len(group):
+            distinct = list(dict.fromkeys(words))
+            if len(distinct) < len(group):
                 raise TaskError(
-                    f"slots {group} share {len(set(words))} words", expected="a word for each"
+                    f"slots {group} share {len(distinct)} words", expected="a word for each"
                 )
-            self.groups.append((group, list(words)))
-        missing = known - {n for group, _ in self.groups for n in group} - set(self.same)
+            self.groups.append((group, distinct))
+        own = {n for group, _ in self.groups for n in group}
+        self.names = own | set(self.same)
+        missing = (known - self.names) | (set(self.same.values()) - own)
         if missing:
             raise TaskError(f"no words for slots {sorted(missing)}", remedy="name them in slots=")
 
@@ -385,18 +428,23 @@ class _Slots:
         words: dict[str, str] = {}
         for group, choices in self.groups:
             words |= dict(zip(group, rng.sample(choices, len(group)), strict=True))
-        return words | {slot: words[other] for slot, other in self.same.items()}
+        for slot, other in self.same.items():
+            words[slot] = words[other]
+        return words
 
 
-def _prompt(row: int, pair: Mapping[str, Any] | Prompt) -> Prompt:
+def _prompt(where: str, pair: Any) -> Prompt:
     if isinstance(pair, Prompt):
         return pair
+    fields = "clean, and optionally corrupted, answer, wrong_answer, tags"
+    if not isinstance(pair, Mapping):
+        raise TaskError(f"{where} is a {type(pair).__name__}: {str(pair)[:60]}", expected=fields)
     try:
         return Prompt.model_validate(dict(pair))
-    except (ValidationError, TypeError, ValueError) as error:
+    except ValidationError as error:
+        problems = [f"{'.'.join(str(x) for x in p['loc'])}: {p['msg']}" for p in error.errors()]
         raise TaskError(
-            f"pair {row} is not a prompt: {error}",
-            expected="clean, and optionally corrupted, answer, wrong_answer, tags",
+            f"{where} is not a prompt: {'; '.join(problems)}", expected=fields
         ) from None
 
 
@@ -413,6 +461,29 @@ def _all_or_none(texts: list[str | None], what: str) -> list[str] | None:
 def _answers(task: Task, which: str, tokenizer: Tokenizer) -> Tensor | None:
     texts = _all_or_none([getattr(p, which) for p in task.prompts], which)
     return None if texts is None else torch.tensor([tokenizer.need_single(t) for t in texts])
+
+
+def _ids(texts: Sequence[str], which: str, tokenizer: Tokenizer, n_ctx: int) -> list[list[int]]:
+    rows = []
+    for row, text in enumerate(texts):
+        try:
+            rows.append(tokenizer.prompt(text, n_ctx))
+        except TaskError as error:
+            if len(texts) == 1 and which == "clean":
+                raise
+            raise TaskError(
+                f"{which} prompt {row}: {error.what}", expected=error.expected, remedy=error.remedy
+            ) from None
+    return rows
+
+
+def _check_answers_differ(task: Task, right: Tensor | None, wrong: Tensor | None) -> None:
+    if right is not None and wrong is not None and (right == wrong).any():
+        row = int((right == wrong).nonzero()[0])
+        raise TaskError(
+            f"prompt {row}: {task.prompts[row].answer!r} is the answer and the wrong answer",
+            expected="two different tokens",
+        )
 
 
 def _first_difference(row: int, clean: list[int], corrupted: list[int], tok: Tokenizer) -> int:

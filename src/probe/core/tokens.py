@@ -28,6 +28,16 @@ class Tokenizer:
             self._prefix = [token] if bos else [t for t in self._prefix if t != token]
 
     @property
+    def prefix(self) -> list[int]:
+        """Special tokens put before every prompt."""
+        return list(self._prefix)
+
+    @property
+    def suffix(self) -> list[int]:
+        """Special tokens put after every prompt."""
+        return list(self._suffix)
+
+    @property
     def bos(self) -> bool:
         """Whether prompts begin with a special token."""
         return bool(self._prefix)
@@ -78,9 +88,15 @@ class Tokenizer:
         return ids
 
     def single(self, text: str) -> int | None:
-        """The token id if the text is exactly one token, else None."""
+        """The token id if the text, standing after other text, is exactly one known token."""
         ids = self.encode(text, special=False)
-        return ids[0] if len(ids) == 1 else None
+        if len(ids) != 1:
+            # Some tokenizers put a space before every text; after a newline there is none to put.
+            line, after = self.encode("\n", special=False), self.encode("\n" + text, special=False)
+            ids = after[len(line) :] if after[: len(line)] == line else ids
+        if len(ids) != 1 or ids[0] == self.hf.unk_token_id:
+            return None
+        return ids[0]
 
     def need_single(self, text: str) -> int:
         """The token id of a text that must be one token."""
@@ -88,7 +104,8 @@ class Tokenizer:
         if token is not None:
             return token
         parts = self.strings(self.encode(text, special=False))
-        hint = f'" {text}" with its leading space' if not text.startswith(" ") else "another word"
+        spaced = text and not text.startswith(" ")
+        hint = f'" {text}" with its leading space' if spaced else "another word"
         raise TaskError(
             f"the answer {text!r} is {len(parts)} tokens for this tokenizer: {parts}",
             expected="an answer of one token",

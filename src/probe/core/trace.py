@@ -70,9 +70,14 @@ class Trace(Mapping[Site, Tensor]):
         return len(self.activations)
 
     def __contains__(self, key: object) -> bool:
-        if isinstance(key, str | tuple | Site):
+        if not isinstance(key, str | tuple | Site):
+            return False
+        if isinstance(key, str) and self.layers(key):
+            return True
+        try:
             return self._site(key).whole in self.activations
-        return False
+        except SiteError:
+            return False
 
     @staticmethod
     def _site(key: SiteKey) -> Site:
@@ -94,7 +99,7 @@ class Trace(Mapping[Site, Tensor]):
             )
         return torch.stack([self.activations[Site(kind, layer)] for layer in layers])
 
-    def sel(self, key: SiteKey, **indices: int | Sequence[int]) -> Tensor:
+    def sel(self, key: SiteKey, /, **indices: int | Sequence[int]) -> Tensor:
         """Pick by axis name: ``trace.sel("z.9", pos=-1, head=6)``.
 
         An integer drops its axis, a list keeps it. A negative ``pos`` or ``query`` counts from
@@ -104,16 +109,19 @@ class Trace(Mapping[Site, Tensor]):
         value, axes = self[site], list(site.axes)
         if site.head is not None:
             axes.remove(site.head_axis or "head")
-        for axis, index in indices.items():
+        # Positions are looked up in each prompt's length, so prompts are chosen after them.
+        for axis, index in sorted(indices.items(), key=lambda item: item[0] == "batch"):
             if axis not in axes:
                 raise SiteError(f"{site} has no axis {axis!r}", expected=f"one of {tuple(axes)}")
             place = axes.index(axis)
-            value = self._take(value, place, axis, index)
+            value = self._take(site, value, place, axis, index)
             if isinstance(index, int):
                 axes.pop(place)
         return value
 
-    def _take(self, value: Tensor, place: int, axis: str, index: int | Sequence[int]) -> Tensor:
+    def _take(
+        self, site: Site, value: Tensor, place: int, axis: str, index: int | Sequence[int]
+    ) -> Tensor:
         wanted = [index] if isinstance(index, int) else list(index)
         if axis in ("pos", "query") and place > 0:
             rows = torch.stack([self.rows(one) for one in wanted], dim=1).to(value.device)
@@ -123,6 +131,9 @@ class Trace(Mapping[Site, Tensor]):
             target[place] = len(wanted)
             taken = value.gather(place, rows.view(shape).expand(target))
         else:
+            size = value.shape[place]
+            if not all(0 <= one < size for one in wanted):
+                raise SiteError(f"{site} was asked for {axis} {index}", expected=f"0 to {size - 1}")
             taken = value.index_select(place, torch.tensor(wanted, device=value.device))
         return taken.squeeze(place) if isinstance(index, int) else taken
 
