@@ -44,7 +44,7 @@ test: .venv/developing
 	$(BIN)/python -m pytest -q --durations=15
 
 bench: .venv/developing
-	for file in experiments/benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in experiments/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv build src/*.egg-info
