@@ -32,6 +32,7 @@ _HOME: dict[str, str] = {
     "View": "probe.core.result",
     "Corpus": "probe.corpora.documents",
     "decompose": "probe.core.decompose",
+    "fit_tuned_lens": "probe.api",
     "Metric": "probe.core.metric",
     "Model": "probe.core.model",
     "Edit": "probe.core.edit",

@@ -20,6 +20,7 @@ from probe.core.registry import METHODS, Method
 from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
 from probe.corpora import load_corpus
+from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
 from probe.models.load import load_model
 from probe.models.sources import ALWAYS_THERE
 from probe.runs import compare, store
@@ -29,6 +30,7 @@ from probe.tasks.check import check
 __all__ = [
     "diff",
     "doctor",
+    "fit_tuned_lens",
     "load_corpus",
     "load_model",
     "load_result",

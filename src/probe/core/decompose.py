@@ -136,8 +136,8 @@ def _sites(model: Model, neurons: Sequence[int]) -> list[SiteLike]:
 def _check_fits(model: Model, resid: Tensor, neurons: Sequence[int]) -> None:
     dims = model.dims
     parts = 1 + dims.n_layers * (dims.n_heads + 2) + len(set(neurons)) * dims.d_mlp
-    # the parts, their concatenation, and what a norm of one layer's neurons takes
-    need = 4 * parts * resid.numel() * max(4, resid.element_size())
+    # twice: the parts, and their concatenation
+    need = 2 * parts * resid.numel() * max(4, resid.element_size())
     cuda = resid.device.type == "cuda"
     free = torch.cuda.mem_get_info(resid.device)[0] if cuda else psutil.virtual_memory().available
     if need > _SHARE_OF_MEMORY * free:
@@ -155,7 +155,7 @@ def _attention(model: Model, trace: Trace, layer: int) -> tuple[list[Part], Tens
     bias = _wide(model.out_bias(layer, "attn_out"))
     total = heads.sum(0) + bias
     names = [Part("head", layer, head=head) for head in range(len(heads))]
-    written = _written(model, layer, "attn_out", heads, total)
+    written = model.write_out(layer, "attn_out", heads, total)
     after = _wide(model.write_bias(layer, "attn_out"))
     if not bias.any() and not after.any():
         return names, written
@@ -172,16 +172,11 @@ def _neurons(model: Model, trace: Trace, layer: int) -> tuple[list[Part], Tensor
     bias = _wide(model.out_bias(layer, "mlp_out"))
     total = activations @ W_out + bias
     each = torch.einsum("bpn,nm->nbpm", activations, W_out)
-    written = _written(model, layer, "mlp_out", each, total)
+    written = model.write_out(layer, "mlp_out", each, total)
     rest = model.write_out(layer, "mlp_out", bias.expand_as(total), total)
     rest = rest + _wide(model.write_bias(layer, "mlp_out"))
     names = [Part("neuron", layer, neuron=neuron) for neuron in range(len(each))]
     return [*names, Part("mlp_bias", layer)], torch.cat([written, rest[None]])
-
-
-def _written(model: Model, layer: int, kind: str, parts: Tensor, total: Tensor) -> Tensor:
-    """``write_out`` of several parts of one total."""
-    return model.write_out(layer, kind, parts, total.expand_as(parts))
 
 
 def _wide(x: Tensor) -> Tensor:

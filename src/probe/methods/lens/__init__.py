@@ -1,0 +1,1 @@
+"""What the model would say, and who made it say so: reading the residual stream as tokens."""
