@@ -1,0 +1,1 @@
+"""The Explorer: pages that show what `probe` computes, and compute nothing themselves."""

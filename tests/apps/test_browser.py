@@ -1,0 +1,173 @@
+"""Journeys through the Explorer on SmolLM2, in a real browser and in both themes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlparse
+
+import pytest
+from watched import watched
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ASKED = {
+    "v": "1",
+    "q": "When Mary and John went to the store, John gave a drink to",
+    "b": "When Mary and John went to the store, Mary gave a drink to",
+    "t": " Mary",
+    "d": " John",
+    "l": "23",
+    "h": "3",
+}
+PAGES = {
+    "": "Begin with a question",
+    "prompt": "Next token after position 13",
+    "lens": "Layer 23, position 13",
+    "attention": "On the text",
+    "attribution": "Strongest neurons",
+}
+"""Address of each page → its last heading, which stands there when all of it is drawn."""
+
+
+@pytest.fixture
+def page(chromium: Any, explorer_url: str) -> Iterator[Any]:
+    with watched(chromium) as page:
+        yield page
+
+
+def address(url: str, name: str, **more: str) -> str:
+    return f"{url}/{name}?{urlencode({**ASKED, **more})}"
+
+
+def query(page: Any) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlparse(page.url).query).items()}
+
+
+def settled(page: Any, heading: str) -> None:
+    """The page is drawn to its end, and nothing on it failed."""
+    page.get_by_role("heading", name=heading, exact=True).wait_for()
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')"
+        ".dataset.testScriptState === 'notRunning'"
+    )
+    page.wait_for_timeout(600)
+    assert page.get_by_text("This could not be done").count() == 0
+
+
+def test_the_five_pages_from_an_example_to_an_attribution(page: Any, explorer_url: str) -> None:
+    page.goto(explorer_url)
+    settled(page, "Begin with a question")
+    page.get_by_role("button", name="Ask", exact=True).first.click()
+    settled(page, "Next token after position 13")
+    assert page.get_by_role("listbox", name="Tokens of the prompt").is_visible()
+    for name, heading in (
+        ("Lens", "Layer 0, position 13"),
+        ("Attention", "On the text"),
+        ("Attribution", "Strongest neurons"),
+        ("Home", "Begin with a question"),
+    ):
+        page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
+        settled(page, heading)
+        assert (query(page)["t"], query(page)["d"]) == (" Mary", " John")
+
+
+def test_a_click_on_a_head_is_a_link_that_brings_it_back(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attention"))
+    settled(page, "L23H3 attends")
+    page.locator("canvas[data-name=L11H1]").click()
+    settled(page, "L11H1 attends")
+    assert (query(page)["l"], query(page)["h"]) == ("11", "1")
+    page.reload()
+    settled(page, "L11H1 attends")
+    settled(page, "On the text")
+    assert page.locator("canvas[data-name=L11H1]").get_attribute("aria-selected") == "true"
+
+
+def test_the_back_button_returns_to_the_head_before(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attention"))
+    settled(page, "On the text")
+    for head in ("L11H1", "L16H2"):
+        page.locator(f"canvas[data-name={head}]").click()
+        settled(page, f"{head} attends")
+    page.wait_for_timeout(1000)  # a query that arrives sooner counts as still on its way
+    page.go_back()
+    settled(page, "L11H1 attends")
+
+
+def test_the_bar_stays_in_sight(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attribution"))
+    settled(page, "Strongest neurons")
+    page.get_by_role("heading", name="Strongest neurons").scroll_into_view_if_needed()
+    assert page.get_by_text("What makes it say").bounding_box()["y"] > 0
+
+
+def test_the_native_twin_moves_the_wall(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attention"))
+    settled(page, "On the text")
+    page.get_by_role("combobox", name="layer").click()
+    page.get_by_role("option", name="7", exact=True).click()
+    settled(page, "L7H3 attends")
+    assert page.locator("canvas[data-name=L7H3]").get_attribute("aria-selected") == "true"
+
+
+def test_a_cell_of_the_lens_selects_layer_and_position(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "lens"))
+    settled(page, "Layer 23, position 13")
+    page.locator(".matrix canvas").click(position={"x": 120, "y": 60})
+    settled(page, "Layer 28, position 0")
+    assert (query(page)["l"], query(page)["pos"]) == ("28", "0")
+
+
+def test_a_token_pill_selects_its_position_on_every_page(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "prompt"))
+    settled(page, PAGES["prompt"])
+    page.get_by_role("listbox", name="Tokens of the prompt").get_by_role("option").nth(3).click()
+    settled(page, "Next token after position 3")
+    page.get_by_test_id("stTopNavLink").filter(has_text="Lens").click()
+    settled(page, "Layer 23, position 3")
+
+
+def test_prompt_b_flips_the_page(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attribution"))
+    settled(page, "Strongest neurons")
+    page.get_by_text("prefers “·Mary” to “·John” by +").wait_for()
+    page.get_by_role("radio", name="B", exact=True).click()
+    page.get_by_text("prefers “·Mary” to “·John” by −").wait_for()
+    assert query(page)["p"] == "b"
+
+
+def test_a_hostile_prompt_is_text_everywhere(page: Any, explorer_url: str) -> None:
+    hostile = "<img src=x onerror=alert(1)> $x$ :red[y] \u202e\u05e9\u05dc\u05d5\u05dd"
+    page.goto(f"{explorer_url}/prompt?{urlencode({'q': hostile, 't': ' <b>'})}")
+    page.get_by_role("listbox", name="Tokens of the prompt").wait_for()
+    for name in ("Lens", "Attention", "Attribution"):
+        page.get_by_test_id("stTopNavLink").filter(has_text=name).click()
+        page.wait_for_timeout(3000)
+        assert page.locator("img[src=x], .katex, b b").count() == 0
+
+
+def test_a_long_prompt_is_cut_and_a_longer_one_refused(page: Any, explorer_url: str) -> None:
+    page.goto(f"{explorer_url}/attention?{urlencode({'q': ' word' * 300})}")
+    page.get_by_text("positions 236 to 299 are shown").wait_for()
+    settled(page, "On the text")
+    page.goto(f"{explorer_url}/attention?{urlencode({'q': ' a' * 9000})}")
+    page.get_by_text("the model's context length").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_screenshots(chromium: Any, explorer_url: str, tmp_path: Path, scheme: str) -> None:
+    folder = Path(os.environ.get("PROBE_SCREENSHOTS", tmp_path))
+    with watched(chromium, scheme=scheme, height=1500) as page:
+        for name, heading in PAGES.items():
+            page.goto(address(explorer_url, name))
+            settled(page, heading)
+            file = folder / f"{name or 'home'}-{scheme}.png"
+            page.screenshot(path=str(file))
+            assert file.stat().st_size > 20_000
+            background = page.evaluate(
+                "() => getComputedStyle(document.querySelector('[data-testid=stApp]'))"
+                ".backgroundColor"
+            )
+            dark = sum(int(n) for n in background[4:-1].split(",")[:3]) < 150
+            assert dark == (scheme == "dark")
