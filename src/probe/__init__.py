@@ -33,6 +33,7 @@ _HOME: dict[str, str] = {
     "Corpus": "probe.corpora.documents",
     "decompose": "probe.core.decompose",
     "fit_tuned_lens": "probe.api",
+    "listening": "probe.core.progress",
     "Metric": "probe.core.metric",
     "Model": "probe.core.model",
     "Edit": "probe.core.edit",
