@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.core.edit import Edit, patch
-from probe.core.errors import OptionError, nearest
+from probe.core.errors import OptionError, TaskError, nearest
 from probe.core.metric import Metric
 from probe.core.model import Model
+from probe.core.result import Scale, View
 from probe.core.site import KINDS, Site, check_layer
 from probe.core.task import Encoded
 from probe.core.trace import Trace
@@ -20,13 +21,14 @@ from probe.core.trace import Trace
 By = Literal["layer", "position", "head", "head_position", "neuron"]
 Direction = Literal["denoise", "noise"]
 
-_AXES_OF: dict[str, tuple[str, ...]] = {
+AXES_OF: dict[str, tuple[str, ...]] = {
     "layer": (),
     "position": ("pos",),
     "head": ("head",),
     "head_position": ("head", "pos"),
     "neuron": ("neuron",),
 }
+"""What a cell is → the axes that tell cells of one layer apart."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def cells(
 ) -> list[Cell]:
     """Every cell of a sweep, in layer order; each list narrows its axis."""
     site = first_site(kind)
-    axes = _AXES_OF[by]
+    axes = AXES_OF[by]
     if "head" in axes and site.head_axis is None:
         raise OptionError(f"{kind} has no heads to sweep", remedy='by="position"')
     if "neuron" in axes and site.axes[-1] not in ("d_mlp", "d_model"):
@@ -83,6 +85,18 @@ def first_site(kind: str) -> Site:
 def default_by(kind: str) -> By:
     """Heads where the site has them, else positions."""
     return "head" if first_site(kind).head_axis else "position"
+
+
+def view_of_cells(kind: str, by: By | None, scale: Scale = "signed") -> View:
+    """How a table of cells is drawn: layer × what a cell is."""
+    by = by or default_by(kind)
+    if by == "layer":
+        return View(kind="line", x="layer", y="value")
+    if by == "head_position":
+        return View(kind="heatmap", x="pos", y="layer", color="value", facet="head", scale=scale)
+    x = {"position": "pos", "head": "head", "neuron": "neuron"}[by]
+    text = "token" if x == "pos" else None
+    return View(kind="heatmap", x=x, y="layer", color="value", text=text, scale=scale)
 
 
 def patches(
@@ -127,9 +141,9 @@ def table(
             "layer": [cell.layer for cell in cell_list for _ in range(n)],
         }
     )
-    for axis in _AXES_OF[by]:
+    for axis in AXES_OF[by]:
         frame[axis] = [getattr(cell, axis) for cell in cell_list for _ in range(n)]
-    if "pos" in _AXES_OF[by]:
+    if "pos" in AXES_OF[by]:
         strings = [encoded.str_tokens(row) for row in range(n)]
         frame["token"] = [
             strings[b][p] if p < len(strings[b]) else None
@@ -164,6 +178,18 @@ def normalised(
     """
     gap = (clean - corrupted).mean()
     return (raw - corrupted) / gap
+
+
+def check_gap(
+    metric: str, clean: Float[Tensor, " batch"], corrupted: Float[Tensor, " batch"]
+) -> None:
+    """Refuse prompts between which the metric does not differ: nothing to normalise by."""
+    if torch.isclose(clean.mean(), corrupted.mean(), atol=1e-6):
+        raise TaskError(
+            f"{metric} is {float(clean.mean()):.3g} on the clean and on the corrupted prompts",
+            expected="prompts between which the metric differs, so that it can be normalised",
+            remedy="task.check(model) shows the metric example by example",
+        )
 
 
 def _chosen(axis: str, asked: Sequence[int] | None, size: int) -> list[int]:

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from probe.core.errors import OptionError, TaskError
+from probe.core.errors import OptionError
 from probe.core.metric import get_metric
 from probe.core.model import Model
 from probe.core.progress import progress_bar
@@ -20,10 +20,12 @@ from probe.methods.patching import (
     Direction,
     baselines,
     cells,
+    check_gap,
     default_by,
     normalised,
     patches,
     table,
+    view_of_cells,
 )
 
 _COLUMNS = {
@@ -41,13 +43,7 @@ _COLUMNS = {
 
 
 def _view(options: BaseModel) -> View:
-    by = getattr(options, "by", None) or default_by(getattr(options, "kind", "resid_pre"))
-    if by == "layer":
-        return View(kind="line", x="layer", y="value")
-    if by == "head_position":
-        return View(kind="heatmap", x="pos", y="layer", color="value", facet="head")
-    x = {"position": "pos", "head": "head", "neuron": "neuron"}[by]
-    return View(kind="heatmap", x=x, y="layer", color="value", text="token" if x == "pos" else None)
+    return view_of_cells(getattr(options, "kind", "resid_pre"), getattr(options, "by", None))
 
 
 @method(needs="pairs", view=_view, columns=_COLUMNS)
@@ -115,12 +111,7 @@ def activation_patching(
             report=report,
         ).cpu()  # fmt: skip
     clean, corrupted = baselines(model, encoded, chosen)
-    if torch.isclose(clean.mean(), corrupted.mean(), atol=1e-6):
-        raise TaskError(
-            f"{metric} is {float(clean.mean()):.3g} on the clean and on the corrupted prompts",
-            expected="prompts between which the metric differs, so that it can be normalised",
-            remedy="task.check(model) shows the metric example by example",
-        )
+    check_gap(metric, clean, corrupted)
     numbers = {
         "value": normalised(raw, clean, corrupted),
         "raw": raw,

@@ -29,7 +29,7 @@ _COLUMNS = {
     "kind": "; ".join(f"{name}: {about}" for name, about in KINDS.items())
     + "; attn: a layer's heads and attention biases; norm_bias: bias of the final norm; "
     "unembed_bias: bias of the unembedding; rest: all that is not listed",
-    "layer": "block, counted from 0",
+    "layer": "block, counted from 0; missing of a part that is in none",
     "head": "attention head",
     "neuron": "MLP neuron",
     "value": "what the part adds to the logit difference in nats, before any softcap; positive: "
