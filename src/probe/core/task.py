@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import random
-import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from probe.core.errors import TaskError
+from probe.core.slots import Slots, slots_of
 from probe.core.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ class Task:
         >>> task.prompts[0].clean != task.prompts[0].corrupted
         True
         """
-        filler = _Slots(slots, _slots_of(template))
+        filler = Slots(slots, slots_of(template))
         texts = [answer, wrong_answer or "", *corrupt.values()]
-        named = {slot for text in texts for slot in _slots_of(text)} | set(corrupt)
+        named = {slot for text in texts for slot in slots_of(text)} | set(corrupt)
         if unknown := sorted(named - filler.names):
             raise TaskError(
                 f"answers or corruptions name slots that have no words: {unknown}",
@@ -376,19 +376,6 @@ def misfit(prompt: Prompt, tokenizer: Tokenizer) -> str:
     return ""
 
 
-def _slots_of(template: str) -> set[str]:
-    """The slots of a template, all of them named."""
-    try:
-        found = [slot for _, slot, _, _ in string.Formatter().parse(template) if slot is not None]
-    except ValueError as error:
-        raise TaskError(
-            f"{template!r} is no template: {error}", remedy="write {{ for a brace"
-        ) from None
-    if any(not slot.isidentifier() for slot in found):
-        raise TaskError(f"{template!r} has a slot without a plain name", expected="{A}, {place}")
-    return set(found)
-
-
 def _distinct_first(draw: Draw, seed: int, tokenizer: Tokenizer | None, n: int) -> Iterator[Prompt]:
     """Draws from a seed; repeats are passed over until half of the draws are used up."""
     rng, seen = random.Random(seed), set()
@@ -397,40 +384,6 @@ def _distinct_first(draw: Draw, seed: int, tokenizer: Tokenizer | None, n: int) 
         if prompt.clean not in seen or 2 * number >= _DRAWS_PER_PROMPT * n:
             seen.add(prompt.clean)
             yield prompt
-
-
-class _Slots:
-    """Words for the slots of a template; slots that share a list get different words."""
-
-    def __init__(self, slots: Mapping[str, Sequence[str]], known: set[str]) -> None:
-        self.groups: list[tuple[list[str], list[str]]] = []
-        self.same: dict[str, str] = {}
-        for names, words in slots.items():
-            if isinstance(words, str):
-                if not words.startswith("="):
-                    raise TaskError(f"slot {names!r} got the string {words!r}", expected="a list")
-                self.same[names] = words[1:]
-                continue
-            group = [name.strip() for name in names.split(",")]
-            distinct = list(dict.fromkeys(words))
-            if len(distinct) < len(group):
-                raise TaskError(
-                    f"slots {group} share {len(distinct)} words", expected="a word for each"
-                )
-            self.groups.append((group, distinct))
-        own = {n for group, _ in self.groups for n in group}
-        self.names = own | set(self.same)
-        missing = (known - self.names) | (set(self.same.values()) - own)
-        if missing:
-            raise TaskError(f"no words for slots {sorted(missing)}", remedy="name them in slots=")
-
-    def draw(self, rng: random.Random) -> dict[str, str]:
-        words: dict[str, str] = {}
-        for group, choices in self.groups:
-            words |= dict(zip(group, rng.sample(choices, len(group)), strict=True))
-        for slot, other in self.same.items():
-            words[slot] = words[other]
-        return words
 
 
 def _prompt(where: str, pair: Any) -> Prompt:
