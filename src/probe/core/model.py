@@ -53,6 +53,23 @@ class Dims:
         return sizes[axis]
 
 
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        prompt: The prompt.
+        text: What follows it.
+        tokens: Its token ids; the last may be the one that ends a text.
+        log_probs: Log-probability of each under the edited model, in nats, before temperature.
+    """
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
 @runtime_checkable
 class Weights(Protocol):
     """A model's matrices in row-vector convention: ``x @ W``. All detached, on the model's device.
@@ -180,6 +197,20 @@ class Model(Protocol):
         ``lengths``: real tokens of each row when padded on the right. ``last_only``: unembed only
         each row's last real token, giving [batch, d_vocab].
         """
+        ...
+
+    def generate(
+        self,
+        prompt: str,
+        edits: Sequence[Edit] = (),
+        *,
+        max_new_tokens: int = 20,
+        at: str = "both",
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Generation:
+        """Continue a prompt with edits at its positions, at every new one, or both."""
         ...
 
     def unembed(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,27 +10,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.core.edit import Edit, by_site
-from probe.core.errors import EditError, ModelError, ProbeWarning, SiteError, SizeError, TaskError
+from probe.core.errors import (
+    EditError,
+    ModelError,
+    OptionError,
+    ProbeWarning,
+    SiteError,
+    TaskError,
+)
 from probe.core.metric import Metric, get_metric
-from probe.core.model import Dims, site_shape
+from probe.core.model import Dims, Generation, site_shape
 from probe.core.progress import Report
 from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded, pad
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
 from probe.models import doctor, replay
+from probe.models.generate import generate as _generate
+from probe.models.hooks import Hook, Stop, as_torch_hook, placed
 from probe.models.norms import LinearNorm
+from probe.models.recorder import Recorder
 from probe.models.spec import ModelSpec
 from probe.models.weights import BridgeWeights
 
-Hook = Callable[[Tensor], Tensor | None]
-
 _TOKENS_PER_BATCH = 4096
-_SHARE_OF_MEMORY = 0.8
-
-
-class _Stop(Exception):  # noqa: N818  (a signal, not an error)
-    """Raised by the last hook that anybody waits for."""
 
 
 class BridgeModel:
@@ -46,6 +49,7 @@ class BridgeModel:
         self.health: dict[str, object] = {}
         self._points = self._find_points()
         self.sites = frozenset(site.kind for site in self._points)
+        self._inert: frozenset[str] = frozenset()
         like = torch.zeros((), device=self.device, dtype=self.dtype)
         self._ln_final = LinearNorm.measure(bridge.ln_final, dims.d_model, like)
         self._post_norms = {
@@ -57,6 +61,11 @@ class BridgeModel:
             ]
             for kind, norm in (("attn_out", "ln1_post"), ("mlp_out", "ln2_post"))
         }
+
+    @property
+    def bridge(self) -> Any:
+        """The TransformerBridge itself, for what Probe does not do. Leave no hooks on it."""
+        return self._bridge
 
     @property
     def name(self) -> str:
@@ -96,8 +105,10 @@ class BridgeModel:
             batch_size: Prompts for each forward pass; by default as many as 4096 tokens.
 
         Raises:
-            SiteError: A site this model does not have.
+            SiteError: A site or position this model or prompt does not have.
             SizeError: More bytes than fit, before any is taken.
+            TaskError: No prompt, an empty one, or one that is too long.
+            OptionError: A batch size or a dtype that cannot be.
 
         Cost: one forward pass over the prompts, stopped after the last site.
         """
@@ -105,13 +116,17 @@ class BridgeModel:
         wanted = [self.known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
         if not wanted:
             raise SiteError("no site was asked for", remedy='sites=["resid_post"]')
-        recorder = _Recorder(wanted, self, tokens, lengths, positions, dtype or self.dtype)
+        if batch_size is not None and batch_size < 1:
+            raise OptionError(f"batch_size={batch_size}", expected="at least one prompt")
+        recorder = Recorder(
+            wanted, self.dims, self.device, tokens, lengths, positions, dtype or self.dtype
+        )
         recorder.check_fits()
         size = batch_size or max(1, _TOKENS_PER_BATCH // tokens.shape[1])
         for start in range(0, len(tokens), size):
             rows = slice(start, start + size)
             self._check_rows(edits, start, size, len(tokens))
-            with contextlib.suppress(_Stop):
+            with contextlib.suppress(Stop):
                 self.run_raw(
                     tokens[rows],
                     self._edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
@@ -150,7 +165,13 @@ class BridgeModel:
     def known(self, site: Site) -> Site:
         """The site, if this architecture has it; else a refusal that says why."""
         if site.whole in self._points:
-            return site
+            n_heads = self.dims.size(site.head_axis or "head", batch=1, pos=1)
+            if site.head is None or site.head < n_heads:
+                return site
+            raise SiteError(
+                f"{site} asks for head {site.head}",
+                expected=f"0 to {n_heads - 1}: {site.kind} has {n_heads} {site.head_axis}s",
+            )
         if site.kind in self.sites:
             raise SiteError(f"{self.name} has no {site}, though other layers have {site.kind}")
         why = {
@@ -163,6 +184,16 @@ class BridgeModel:
             f"{self.name} has no {site.kind}" + (f": {why}" if why else ""),
             expected=f"one of {', '.join(sorted(self.sites))}",
         )
+
+    def editable(self, site: Site) -> Site:
+        """The site, if changing it can change anything; else a refusal."""
+        if site.kind in self._inert:
+            raise EditError(
+                f"{self.name} computes {site.kind} but does not read it back: changing it would "
+                "change nothing",
+                expected=f"a site other than {', '.join(sorted(self._inert))}",
+            )
+        return self.known(site)
 
     # --- running -----------------------------------------------------------------------------
 
@@ -190,7 +221,8 @@ class BridgeModel:
         if lengths is None:
             lengths = torch.full((len(tokens),), tokens.shape[1])
         hooks = self._edit_hooks(edits, lengths, quiet)
-        if not last_only or not self.reads_out or mask is not None:
+        after_blocks = any(edit.site.kind == "ln_final_scale" for edit in edits)
+        if not last_only or not self.reads_out or mask is not None or after_blocks:
             logits = self.run_raw(tokens, hooks, lengths=lengths, mask=mask).logits
             return logits[torch.arange(len(tokens)), lengths - 1] if last_only else logits
         final: list[Tensor] = []
@@ -198,10 +230,10 @@ class BridgeModel:
         def keep(resid: Tensor) -> None:
             rows = torch.arange(len(tokens), device=resid.device)
             final.append(resid[rows, lengths.to(resid.device) - 1])
-            raise _Stop
+            raise Stop
 
         last = Site("resid_post", self.dims.n_layers - 1)
-        with contextlib.suppress(_Stop):
+        with contextlib.suppress(Stop):
             self.run_raw(tokens, [*hooks, (last, keep)], lengths=lengths)
         return self.unembed(final[0])
 
@@ -230,6 +262,43 @@ class BridgeModel:
         with self.hooked(hooks, (len(tokens), tokens.shape[1])), torch.set_grad_enabled(grad):
             return self._hf(**inputs)
 
+    def generate(
+        self,
+        prompt: str,
+        edits: Sequence[Edit] = (),
+        *,
+        max_new_tokens: int = 20,
+        at: str = "both",
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Generation:
+        """Continue a prompt, token by token, with edits made.
+
+        Args:
+            prompt: The prompt.
+            edits: Interventions; one that changed nothing is reported as a ProbeWarning.
+            max_new_tokens: Stop after so many, or after the token that ends a text.
+            at: ``prompt``: edits are made to the prompt, at the positions they name; new tokens
+                see only what they left there. ``new``: at every new position, so the first new
+                token, which is read from the prompt, is as it would be without. ``both``.
+            temperature: 0 for the likeliest token; above, tokens are drawn from the softmax of
+                the logits divided by it.
+            top_k: Draw only from the likeliest so many.
+            seed: Of the draws.
+
+        Raises:
+            OptionError: An option out of range, or more tokens than the context holds.
+            EditError: An edit that cannot be made where it is asked for.
+            ModelError: An encoder.
+
+        Cost: one forward pass over the prompt, and one over a single token for each new one.
+        """
+        return _generate(
+            self, prompt, edits, max_new_tokens=max_new_tokens, at=at, temperature=temperature,
+            top_k=top_k, seed=seed,
+        )  # fmt: skip
+
     def block(self, layer: int) -> Any:
         """The module of one layer."""
         return self._bridge.blocks[layer]
@@ -239,9 +308,9 @@ class BridgeModel:
         """Hooks that are there inside the with-block, for a batch of this shape."""
         handles = []
         try:
-            for site, hook in hooks:
+            for site, hook in placed(hooks, causal=self.dims.causal):
                 point = self._points[site]
-                handles.append(point.register_forward_hook(_as_torch_hook(point, hook, shape)))
+                handles.append(point.register_forward_hook(as_torch_hook(point, hook, shape)))
             yield
         finally:
             for handle in handles:
@@ -266,7 +335,7 @@ class BridgeModel:
             return hook
 
         for edit in edits:
-            self.known(edit.site)
+            self.editable(edit.site)
         return [(site, hook_for(group)) for site, group in by_site(edits).items()]
 
     @staticmethod
@@ -313,7 +382,7 @@ class BridgeModel:
         return bool(self.health.get("reads_out", False))
 
     def read_out(
-        self, vectors: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+        self, vectors: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*#any 1"]
     ) -> Float[Tensor, "*any d_model"]:
         """The final norm as a linear map: its bias left out, its denominator given."""
         return self._ln_final.apply(vectors, scale)
@@ -374,14 +443,30 @@ class BridgeModel:
         metric: Metric | str = "logit_diff",
         *,
         corrupted: bool = False,
+        stop_at: "Iterable[SiteLike] | SiteLike" = (),
     ) -> tuple[Trace, Trace]:
         """Activations, and the gradient of each example's metric by them.
+
+        Args:
+            encoded: The prompts.
+            sites: Where.
+            metric: Of what.
+            corrupted: Run the corrupted prompts.
+            stop_at: Sites through which no gradient flows: what comes after them is taken as it
+                is, whatever comes before. The gradient by such a site itself is zero.
+
+        Raises:
+            EditError: A site that is computed but not read back, whose gradient would be zero.
 
         Cost: one forward and one backward pass.
         """
         metric = get_metric(metric)
         metric.check(encoded)
-        wanted = [self.known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        wanted = [self.editable(site).whole for site in expand_sites(sites, self.dims.n_layers)]
+        cut = {self.known(site).whole for site in expand_sites(stop_at, self.dims.n_layers)}
+        for site in (*wanted, *cut):
+            if site.kind.endswith("_scale"):  # the bridge computes it outside the graph
+                raise EditError(f"no gradient is taken by {site}", expected="a site of the stream")
         tokens, lengths = self._read(encoded, corrupted)
         reference = None
         if metric.needs_reference:
@@ -392,13 +477,13 @@ class BridgeModel:
             def hook(value: Tensor) -> Tensor:
                 value = value if value.requires_grad else value.detach().requires_grad_()
                 kept[site] = value
-                return value
+                return value.detach() if site in cut else value
 
             return hook
 
         # The graph begins at the first residual stream: weights carry no gradient.
         first = Site("resid_pre", 0)
-        order = sorted({*wanted, first}, key=lambda site: site.order)
+        order = sorted({*wanted, *cut, first}, key=lambda site: site.order)
         out = self.run_raw(tokens, [(s, keep(s)) for s in order], lengths=lengths, grad=True)
         rows = torch.arange(len(tokens), device=out.logits.device)
         logits = out.logits[rows, lengths.to(rows.device) - 1]
@@ -406,7 +491,9 @@ class BridgeModel:
         if ids is not None:
             logits = logits.gather(1, ids.to(logits.device))
         total = metric(logits, encoded, reference).sum()
-        grads = torch.autograd.grad(total, [kept[site] for site in wanted], allow_unused=True)
+        grads: Sequence[Tensor | None] = [None] * len(wanted)
+        if total.requires_grad:  # else stop_at left nothing to differentiate by
+            grads = torch.autograd.grad(total, [kept[site] for site in wanted], allow_unused=True)
         made = {
             site: torch.zeros_like(kept[site]) if grad is None else grad
             for site, grad in zip(wanted, grads, strict=True)
@@ -452,12 +539,25 @@ class BridgeModel:
         self.health |= replay.examine(self) if self.dims.causal else {}
         self.checks = doctor.examine(self, reference)
         self.health |= doctor.verdict(self.checks)
+        self._inert = self._find_inert(rows)
         return self.checks
 
     # --- finding out -------------------------------------------------------------------------
 
+    def _find_inert(self, tokens: Tensor) -> frozenset[str]:
+        """Kinds that are computed but not read back: editing them would change nothing."""
+        kinds = ("attn_scores", "pattern", "router")
+        points = sorted(self._points, key=lambda site: site.order, reverse=True)
+        first = {site.kind: site for site in points if site.kind in kinds}
+        plain = self.run_raw(tokens).logits
+        return frozenset(
+            kind
+            for kind, site in first.items()
+            if torch.equal(self.run_raw(tokens, [(site, lambda x: x.flip(-1))]).logits, plain)
+        )
+
     def _find_points(self) -> dict[Site, Any]:
-        """The sites this architecture really has: those that fire with the shape they should."""
+        """The sites this architecture really has: those that fire with what they should."""
         n_pos = min(5, self.dims.n_ctx)
         tokens = torch.arange(2 * n_pos).view(2, n_pos) % self.dims.d_vocab
         every = [Site(kind) for kind in ("embed", "ln_final_scale")]
@@ -469,125 +569,27 @@ class BridgeModel:
         table = self._bridge.hook_dict
         candidates = {site: table[site.hook_name] for site in every if site.hook_name in table}
         self._points: dict[Site, Any] = candidates
-        seen: dict[Site, tuple[int, ...]] = {}
+        seen: dict[Site, Tensor] = {}
 
         def note(site: Site) -> Hook:
-            return lambda value: seen.__setitem__(site, tuple(value.shape))
+            return lambda value: seen.__setitem__(site, value.detach())
 
         self.run_raw(tokens, [(site, note(site)) for site in candidates])
         shapes = {site: site_shape(site, self.dims, 2, n_pos) for site in candidates}
-        return {site: point for site, point in candidates.items() if seen.get(site) == shapes[site]}
+        return {
+            site: point
+            for site, point in candidates.items()
+            if site in seen and tuple(seen[site].shape) == shapes[site] and _is_sound(site, seen)
+        }
 
 
-class _Recorder:
-    """Collects the values of one trace over its batches."""
-
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        model: BridgeModel,
-        tokens: Tensor,
-        lengths: Tensor,
-        positions: Sequence[int] | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.sites = sorted(sites, key=lambda site: site.order)
-        self.model, self.tokens, self.lengths, self.dtype = model, tokens, lengths, dtype
-        self.positions = None if positions is None else tuple(positions)
-        self.values: dict[Site, Tensor] = {}
-        self._picker = Trace({}, tokens, lengths) if positions is not None else None
-        self._missing = len(self.sites)
-
-    def check_fits(self) -> None:
-        """Refuse before any memory is taken."""
-        batch, width = self.tokens.shape
-        elements = 0
-        for site in self.sites:
-            shape = site_shape(site, self.model.dims, batch, width)
-            size = 1
-            for axis, length in zip(site.axes, shape, strict=True):
-                kept = self.positions is not None and axis in ("pos", "query")
-                size *= len(self.positions or ()) if kept else length
-            elements += size
-        need = elements * self.dtype.itemsize
-        free = free_bytes(self.model.device)
-        if need > _SHARE_OF_MEMORY * free:
-            raise SizeError(
-                f"this trace takes {need / 2**30:.1f} GiB: {len(self.sites)} sites, {batch} "
-                f"prompts of up to {width} tokens, {str(self.dtype).removeprefix('torch.')}",
-                expected=f"at most {_SHARE_OF_MEMORY * free / 2**30:.1f} GiB, "
-                f"{_SHARE_OF_MEMORY:.0%} of the memory that is free on {self.model.device}",
-                remedy="fewer sites, positions=[-1], dtype=torch.float16, or fewer prompts",
-            )
-
-    def hooks(self, rows: slice) -> list[tuple[Site, Hook]]:
-        """Hooks that record one batch; the last one stops the forward pass."""
-        left = set(self.sites)
-
-        def record(site: Site) -> Hook:
-            def hook(value: Tensor) -> None:
-                self._store(site, self._select(site, value, rows), rows)
-                left.discard(site)
-                if not left:
-                    raise _Stop
-
-            return hook
-
-        return [(site, record(site)) for site in self.sites]
-
-    def _select(self, site: Site, value: Tensor, rows: slice) -> Tensor:
-        value = value.detach()
-        if self.positions is None:
-            return value
-        axis = next((a for a in ("pos", "query") if a in site.axes), None)
-        if axis is None:
-            return value
-        lengths = self.lengths[rows]
-        return Trace({site: value}, self.tokens[rows], lengths).sel(
-            site, **{axis: list(self.positions)}
-        )
-
-    def _store(self, site: Site, value: Tensor, rows: slice) -> None:
-        total = len(self.tokens)
-        if len(value) == total:  # one batch: nothing to copy, unless it is a part of something
-            whole = value.untyped_storage().nbytes() == value.nbytes
-            value = value.to(self.dtype)
-            self.values[site] = value if whole else value.clone()
-            return
-        if site not in self.values:
-            shape = (total, *value.shape[1:])
-            self.values[site] = value.new_zeros(shape, dtype=self.dtype)
-        self.values[site][rows] = value.to(self.dtype)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that could be taken now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+def _is_sound(site: Site, seen: Mapping[Site, Tensor]) -> bool:
+    """Whether scores are scores: of some encoders the bridge hands out the pattern twice."""
+    pattern = seen.get(Site("pattern", site.layer)) if site.kind == "attn_scores" else None
+    return pattern is None or torch.allclose(seen[site].softmax(-1), pattern, rtol=0, atol=0.02)
 
 
 def _per_layer(layer: int) -> list[Site]:
     from probe.core.site import KINDS
 
     return [Site(name, layer) for name, kind in KINDS.items() if kind.per_layer]
-
-
-def _as_torch_hook(point: Any, hook: Hook, shape: tuple[int, int]) -> Callable[..., Any]:
-    """A hook on named axes as a hook on whatever layout the bridge keeps at this point."""
-    conversion = getattr(point, "hook_conversion", None)
-
-    def torch_hook(module: Any, inputs: Any, output: Tensor) -> Tensor | None:
-        value = output if conversion is None else conversion.convert(output)
-        if value.ndim == 2:  # a router sees the batch as one row of tokens
-            value = value.unflatten(0, shape)
-        new = hook(value)
-        if new is None:
-            return None
-        if conversion is not None:
-            return conversion.revert(new)
-        return new.view(output.shape)
-
-    return torch_hook

@@ -2,11 +2,13 @@
 
 import copy
 import logging
+import os
+import warnings
 from typing import Any
 
 import torch
 
-from probe.core.errors import ModelError, OptionError, nearest
+from probe.core.errors import ModelError, OptionError, ProbeWarning, nearest
 from probe.core.model import Dims
 from probe.core.tokens import Tokenizer
 from probe.models import doctor
@@ -24,7 +26,7 @@ def load_model(
     *,
     tokenizer: Any = None,
     revision: str | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     device: str | None = None,
     bos: bool | None = None,
     trust_remote_code: bool = False,
@@ -49,14 +51,19 @@ def load_model(
 
     Cost: loading, and about ten forward passes of a dozen tokens for the checks.
     """
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in _DTYPES:
         raise OptionError(f'there is no dtype "{dtype}"', remedy=nearest(dtype, _DTYPES))
     where = _device(device)
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     loaded = (
         load(name, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
         if isinstance(name, str)
         else _object(name, tokenizer, dtype)
     )
+    layers = getattr(loaded.hf.config.get_text_config(), "num_hidden_layers", 1)
+    if layers < 1:
+        raise ModelError(f"{name} has {layers} layers", expected="a transformer")
     hf = loaded.hf.to(where)
     text = Tokenizer(loaded.tokenizer, bos)
     causal = "ForMaskedLM" not in type(hf).__name__
@@ -72,15 +79,41 @@ def load_model(
             "bos_asked": bos,
         }
     )
-    exact = None
-    if dtype in ("float16", "bfloat16") and n_params < _COPY_BELOW:
-        exact = copy.deepcopy(hf).float()
-    n_vocab = hf.get_input_embeddings().num_embeddings
-    reference = doctor.observe(hf, n_vocab, _n_ctx(hf), exact)
+    reference = _observe(hf, spec)
     bridge = _boot(hf)
     model = BridgeModel(bridge, text, spec, _dims(bridge, hf, causal))
     model.check(reference)
+    if not model.health["ok"]:
+        warnings.warn(
+            f"{spec.name} failed the checks of {model.health['failed']}: numbers that rest on "
+            f"them are wrong; `probe doctor {spec.name}` shows by how much",
+            ProbeWarning,
+            stacklevel=2,
+        )
     return model
+
+
+def _observe(hf: Any, spec: ModelSpec) -> doctor.Reference:
+    """What the plain model gives, refused where it gives nothing that could be compared."""
+    exact = None
+    if spec.dtype in ("float16", "bfloat16") and spec.n_params < _COPY_BELOW:
+        exact = copy.deepcopy(hf).float()
+    n_vocab = hf.get_input_embeddings().num_embeddings
+    try:
+        reference = doctor.observe(hf, n_vocab, _n_ctx(hf), exact)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{spec.name} does not run in {spec.dtype} on {spec.device}: "
+            f"{str(error).splitlines()[0]}",
+            expected="a dtype and a device this architecture is written for",
+        ) from None
+    if not all(logits.isfinite().all() for logits in reference.logits):
+        raise ModelError(
+            f"the logits of {spec.name} in {spec.dtype} are not finite",
+            expected="weights without NaN, in a dtype that holds what they give",
+            remedy='dtype="float32"' if spec.dtype != "float32" else "get the weights again",
+        )
+    return reference
 
 
 def _object(hf: Any, tokenizer: Any, dtype: str) -> Loaded:
@@ -90,6 +123,12 @@ def _object(hf: Any, tokenizer: Any, dtype: str) -> Loaded:
         raise ModelError(
             f"load_model was given a {type(hf).__name__}",
             expected="a name, a path, or a Hugging Face model",
+        )
+    if any(type(part).__module__.startswith("transformer_lens") for part in hf.modules()):
+        raise ModelError(
+            f"this {type(hf).__name__} was taken over by an earlier load_model",
+            expected="a plain Hugging Face model",
+            remedy="use the model that call returned, or load another copy",
         )
     if tokenizer is None:
         raise ModelError("a model object comes without tokenizer", remedy="tokenizer=...")
@@ -104,8 +143,8 @@ def _device(asked: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).cpu()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             f"there is no device {asked!r} here: {str(error).splitlines()[0]}",
             expected="cpu, cuda, cuda:1, mps",

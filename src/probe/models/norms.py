@@ -45,7 +45,7 @@ class LinearNorm:
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def apply(
-        self, x: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*any 1"]
+        self, x: Float[Tensor, "*any d_model"], scale: Float[Tensor, "*#any 1"]
     ) -> Float[Tensor, "*any d_model"]:
         """The linear map without its bias."""
         return self.centre(x) / scale * self.gain

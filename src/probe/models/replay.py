@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.core.edit import Edit, by_site
-from probe.core.errors import ProbeWarning
+from probe.core.errors import EditError, ProbeWarning
 from probe.core.metric import Metric
+from probe.core.model import site_shape
 from probe.core.progress import Report
 from probe.core.site import Site
 from probe.core.task import Encoded
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _TOKENS_PER_CHUNK = {"cpu": 2048, "cuda": 65536}
 _CHUNK_OVERHEAD = 192
 """What starting one more wavefront costs, in tokens: used to merge rows of near positions."""
+_LOGITS_PER_CHUNK = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,30 +84,39 @@ def sweep(
         chunk_tokens: Tokens that move through a layer together; bounds memory.
         resume: Walk from each row's own layer and position, or run every row from its first
             token; None for whatever the check at load found right.
+
+    Raises:
+        EditError: An edit that cannot be made, before anything is run.
     """
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
-    reader = _Reader(model, encoded, metric)
+    kinds = {edit.site.kind for edits in edit_sets for edit in edits}
+    reader = _Reader(model, encoded, metric, by_head="ln_final_scale" in kinds)
     resumed = model.resumes if resume is None else resume
-    if any(edit.site.kind in ("embed", "ln_final_scale") for edits in edit_sets for edit in edits):
+    if reader.from_logits or "embed" in kinds:
         resumed = False  # outside the blocks: nothing to resume
+    for edit in {id(edit): edit for edits in edit_sets for edit in edits}.values():
+        check_edit(model, edit, tokens, encoded.lengths)
     sets = [_settled(model, edits, resumed) for edits in edit_sets]
     run = record(model, tokens, encoded.lengths, with_cache=resumed)
     rows = plan(model, run, sets) if resumed else _all_rows(sets, run)
-    last = run.resid[-1][torch.arange(len(tokens)), encoded.last.to(model.device)]
-    unedited = reader.read(last, torch.arange(len(tokens)))
+    unedited = reader.read(reader.ends(run), torch.arange(len(tokens)))
     values = unedited.new_full((len(sets), len(tokens)), torch.nan)
     values[:] = unedited  # rows that change nothing are never run
     for row in rows:
         values[row.cell, row.example] = torch.nan
     budget = chunk_tokens or _TOKENS_PER_CHUNK.get(model.device.type, 2048)
-    done = 0
+    if reader.from_logits:
+        budget = min(budget, _LOGITS_PER_CHUNK // model.dims.d_vocab)
+    done, received, begun = 0, [], None
     with _interruptible(len(rows), lambda: done):
         for start, chunk in chunks(rows, tokens.shape[1], budget):
             examples = torch.tensor([row.example for row in chunk])
             if resumed:
-                final = _walk(model, run, chunk, examples, start)
+                if start != begun:
+                    received, begun = _capture(model, run, start), start
+                final = _walk(model, run, chunk, examples, start, received)
             else:
-                final = _whole(model, run, chunk, examples)
+                final = _whole(model, run, chunk, examples, logits=reader.from_logits)
             at = (encoded.last[examples] - start).to(final.device)
             read = reader.read(final[torch.arange(len(chunk), device=final.device), at], examples)
             values[[row.cell for row in chunk], [row.example for row in chunk]] = read
@@ -151,7 +162,7 @@ def examine(model: "BridgeModel") -> dict[str, Any]:
     examples = torch.tensor([row.example for row in rows])
     try:
         run = record(model, tokens, lengths)
-        ours = _walk(model, run, rows, examples, start)
+        ours = _walk(model, run, rows, examples, start, _capture(model, run, start))
         whole = _whole(model, run, rows, examples)[:, start:]
     except _UNRESUMABLE as error:
         return {"resumes": False, "why not": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -162,12 +173,28 @@ def examine(model: "BridgeModel") -> dict[str, Any]:
 # --- planning ------------------------------------------------------------------------------------
 
 
+def check_edit(model: "BridgeModel", edit: Edit, tokens: Tensor, lengths: Tensor) -> None:
+    """Refuse an edit that cannot be made before anything is run."""
+    shape = site_shape(model.editable(edit.site), model.dims, *tokens.shape)
+    given = tuple(edit.value.shape) if isinstance(edit.value, Tensor) else ()
+    if edit.rule != "project_out" and (
+        len(given) > len(shape)
+        or any(n not in (1, size) for n, size in zip(given[::-1], shape[::-1], strict=False))
+    ):
+        raise EditError(
+            f"the value for {edit.site} has shape {given}",
+            expected=f"{dict(zip(edit.site.axes, shape, strict=True))}, or a shape that "
+            "broadcasts to it",
+            remedy=f'record it from as many prompts, as long: model.trace(task, ["{edit.site}"])',
+        )
+    edit.positions(lengths)
+    edit.apply(torch.zeros(1, *shape[1:]), lengths, torch.tensor([0]))
+
+
 def _settled(model: "BridgeModel", edits: Sequence[Edit], resumed: bool) -> list[Edit]:
     """Edits in the order they are met; after one block is before the next."""
     n_layers = model.dims.n_layers
     ordered = [edit for group in by_site(edits).values() for edit in group]
-    for edit in ordered:
-        model.known(edit.site)
     if not resumed:
         return ordered
     return [
@@ -183,28 +210,43 @@ def _settled(model: "BridgeModel", edits: Sequence[Edit], resumed: bool) -> list
 def plan(model: "BridgeModel", run: Run, sets: Sequence[Sequence[Edit]]) -> list[Row]:
     """A row for every set and prompt that changes anything, with where it departs."""
     changes = _Changes(model, run, [edit for edits in sets for edit in edits])
-    n_layers, rows = model.dims.n_layers, []
+    rows = []
     for cell, edits in enumerate(sets):
         firsts = [changes.first(edit) for edit in edits]
-        for example in range(len(run.tokens)):
-            live = [
-                (edit, int(first[example]))
-                for edit, first in zip(edits, firsts, strict=True)
-                if int(first[example]) < int(run.lengths[example])
-            ]
-            if not live:
+        named = [edit.positions(run.lengths) for edit in edits]
+        for example, length in enumerate(run.lengths.tolist()):
+            at = [int(first[example]) for first in firsts]
+            begin = next((i for i, first in enumerate(at) if first < length), None)
+            if begin is None:
                 continue
-            layers = [n_layers if e.site.kind == "resid_post" else e.site.layer for e, _ in live]
-            rows.append(
-                Row(
-                    cell,
-                    example,
-                    min(layer for layer in layers if layer is not None),
-                    min(start for _, start in live),
-                    tuple(edit for edit, _ in live),
-                )
-            )
+            kept, start = _kept(edits[begin:], at[begin:], named[begin:], example, length)
+            layer = model.dims.n_layers
+            if kept[0].site.kind != "resid_post":
+                layer = kept[0].site.layer or 0
+            rows.append(Row(cell, example, layer, start, tuple(kept)))
     return rows
+
+
+def _kept(
+    edits: Sequence[Edit],
+    firsts: Sequence[int],
+    named: Sequence[Tensor | None],
+    example: int,
+    length: int,
+) -> tuple[list[Edit], int]:
+    """Of edits from the first that changes something on: which are made, and from which position.
+
+    One that only puts back what the unedited run has there counts too, once another has been
+    made before it; but not where it names only positions that nothing has reached.
+    """
+    start, kept = min(firsts), []
+    for edit, first, positions in zip(edits, firsts, named, strict=True):
+        if first >= length and positions is not None:
+            if int(positions[example].max()) < start:
+                continue
+            start = min(start, int(positions[example].min()))
+        kept.append(edit)
+    return kept, start
 
 
 def _all_rows(sets: Sequence[Sequence[Edit]], run: Run) -> list[Row]:
@@ -311,17 +353,21 @@ def record(
         return lambda value: resid.__setitem__(site, value)
 
     hooks = [(site, keep(site)) for site in sites]
-    cache = _plain_cache() if with_cache else None
+    cache = plain_cache() if with_cache else None
     model.run_raw(tokens, hooks, lengths=lengths, cache=cache)
     pairs = [(layer.keys, layer.values) for layer in cache.layers] if cache is not None else []
     return Run(tokens, lengths, [resid[site] for site in sites], pairs)
 
 
 def _walk(
-    model: "BridgeModel", run: Run, rows: Sequence[Row], examples: Tensor, start: int
+    model: "BridgeModel",
+    run: Run,
+    rows: Sequence[Row],
+    examples: Tensor,
+    start: int,
+    received: Sequence["_Received"],
 ) -> Float[Tensor, "rows suffix d_model"]:
     """Move rows through the layers together; each joins at its own. Returns the last residual."""
-    received = _capture(model, run, start)
     n_layers = model.dims.n_layers
     joined = 0
     active = run.resid[0].new_empty((0, run.tokens.shape[1] - start, model.dims.d_model))
@@ -349,9 +395,9 @@ def _walk(
 
 
 def _whole(
-    model: "BridgeModel", run: Run, rows: Sequence[Row], examples: Tensor
-) -> Float[Tensor, "rows pos d_model"]:
-    """The fallback: every row from its first token."""
+    model: "BridgeModel", run: Run, rows: Sequence[Row], examples: Tensor, *, logits: bool = False
+) -> Float[Tensor, "rows pos last"]:
+    """The fallback: every row from its first token. Returns the last residual, or the logits."""
     last = Site("resid_post", model.dims.n_layers - 1)
     final: dict[Site, Tensor] = {}
     hooks = []
@@ -359,8 +405,8 @@ def _whole(
     for site in sorted(sites, key=lambda site: site.order):
         hooks += _hooks_at([site], rows, examples, run.lengths, 0)
     hooks.append((last, lambda value: final.__setitem__(last, value)))
-    model.run_raw(run.tokens[examples], hooks, lengths=run.lengths[examples])
-    return final[last]
+    out = model.run_raw(run.tokens[examples], hooks, lengths=run.lengths[examples])
+    return out.logits if logits else final[last]
 
 
 def _row_hooks(
@@ -388,19 +434,19 @@ def _hooks_at(
 
     hooks = []
     for site in sites:
-        # Edits of one set are shared by its prompts: made at once, in the order of the set.
-        work: dict[int, tuple[Edit, list[int]]] = {}
+        # Rows share edits, which are made at once: every row's first, then every row's second.
+        work: dict[tuple[int, int], tuple[Edit, list[int]]] = {}
         for index, row in enumerate(rows):
-            for edit in row.edits:
-                if edit.site == site:
-                    work.setdefault(id(edit), (edit, []))[1].append(index)
-        hooks.append((site, hook_for([(e, torch.tensor(i)) for e, i in work.values()])))
+            for place, edit in enumerate(edit for edit in row.edits if edit.site == site):
+                work.setdefault((place, id(edit)), (edit, []))[1].append(index)
+        in_order = [work[key] for key in sorted(work, key=lambda key: key[0])]
+        hooks.append((site, hook_for([(e, torch.tensor(i)) for e, i in in_order])))
     return hooks
 
 
 @dataclass(eq=False)
 class _Received:
-    """What the library handed to one block, to be handed to it again with more rows."""
+    """What the library handed to one block beside hidden states, to be given again to more rows."""
 
     layer: int
     args: tuple
@@ -426,11 +472,8 @@ class _Received:
                 return tuple(again(one) for one in value)
             return frozen if _is_cache(value) else value
 
-        args, kwargs = self.args, dict(self.kwargs)
-        if "hidden_states" in kwargs:
-            del kwargs["hidden_states"]
-            args = (None, *args)
-        return (hidden, *(again(a) for a in args[1:])), {k: again(v) for k, v in kwargs.items()}
+        args = (hidden, *(again(value) for value in self.args))
+        return args, {name: again(value) for name, value in self.kwargs.items()}
 
 
 class _Frozen:
@@ -452,7 +495,7 @@ def _capture(model: "BridgeModel", run: Run, start: int) -> list[_Received]:
     """Run the suffix once over the prefix's cache and note what each block is given."""
     cache = None
     if start:
-        cache = _plain_cache()
+        cache = plain_cache()
         for layer, (keys, values) in enumerate(run.cache):
             cache.update(keys[:, :, :start], values[:, :, :start], layer)
     received: list[_Received] = []
@@ -461,7 +504,8 @@ def _capture(model: "BridgeModel", run: Run, start: int) -> list[_Received]:
     def note(layer: int) -> Any:
         def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            received.append(_Received(layer, args, dict(kwargs), len(hidden)))
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            received.append(_Received(layer, args[1:], rest, len(hidden)))
 
         return hook
 
@@ -476,7 +520,7 @@ def _capture(model: "BridgeModel", run: Run, start: int) -> list[_Received]:
     return received
 
 
-def _plain_cache() -> Any:
+def plain_cache() -> Any:
     """A cache that keeps every position, also of sliding-window layers."""
     from transformers import DynamicCache
 
@@ -490,27 +534,45 @@ def _is_cache(value: Any) -> bool:
 
 
 class _Reader:
-    """The metric from residual streams: only the tokens it reads are unembedded."""
+    """The metric from residual streams: only the tokens it reads are unembedded.
 
-    def __init__(self, model: "BridgeModel", encoded: Encoded, metric: Metric) -> None:
+    Where the model does not end in norm and unembedding, or ``by_head`` asks for it because an
+    edit is made in that end, it is given the logits that the library made.
+    """
+
+    def __init__(
+        self, model: "BridgeModel", encoded: Encoded, metric: Metric, *, by_head: bool
+    ) -> None:
         metric.check(encoded)
         self.model, self.encoded, self.metric = model, encoded, metric
+        self.from_logits = by_head or not model.reads_out
         self.ids = metric.token_ids(encoded)
         self.reference = None
         if metric.needs_reference:
             self.reference = model.forward(encoded.clean, lengths=encoded.lengths, last_only=True)
 
+    def ends(self, run: Run) -> Float[Tensor, "batch last"]:
+        """What is read of the unedited run."""
+        if self.from_logits:
+            return self.model.forward(run.tokens, lengths=run.lengths, last_only=True)
+        last = (run.lengths - 1).to(self.model.device)
+        return run.resid[-1][torch.arange(len(last), device=last.device), last]
+
     def read(
-        self, resid: Float[Tensor, "rows d_model"], examples: Int[Tensor, " rows"]
+        self, ends: Float[Tensor, "rows last"], examples: Int[Tensor, " rows"]
     ) -> Float[Tensor, " rows"]:
-        """The metric of rows that belong to these prompts."""
+        """The metric of rows that belong to these prompts, from the last residual or the logits."""
         parts = [
-            self._some(resid[i : i + 256], examples[i : i + 256]) for i in range(0, len(resid), 256)
+            self._some(ends[i : i + 256], examples[i : i + 256]) for i in range(0, len(ends), 256)
         ]
         return torch.cat(parts)
 
     def _some(self, resid: Tensor, examples: Tensor) -> Tensor:
-        if self.ids is not None:
+        if self.from_logits:
+            logits = resid
+            if self.ids is not None:
+                logits = resid.gather(1, self.ids[examples].to(resid.device))
+        elif self.ids is not None:
             logits = self.model.unembed_some(resid, self.ids[examples].to(resid.device))
         else:
             logits = self.model.unembed(resid)

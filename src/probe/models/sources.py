@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,11 +50,18 @@ def load(name: str, *, revision: str | None, dtype: str, trust_remote_code: bool
         return _from_gguf(name, gguf, dtype)
     if path.suffix == ".gguf":
         return _from_gguf(name, path, dtype)
-    if path.exists():
+    if _exists(path):
         return _from_folder(name, path, "folder", dtype, trust_remote_code)
     return _from_hub(
         name, SMOLLM2_ID if name == "smollm2" else name, revision, dtype, trust_remote_code
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long to be a path
+        return False
 
 
 def _smollm2_wheel() -> Path | None:
@@ -72,16 +80,24 @@ def _from_folder(
 
     _check_folder(folder)
     with _explained(name, folder):
-        hf = _auto_class(folder).from_pretrained(
+        hf, info = _auto_class(folder).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="eager",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    if absent := sorted(info["missing_keys"]):
+        # The library fills them with random numbers and goes on.
+        raise ModelError(
+            f"the weights in {folder} lack {len(absent)} of the model's tensors: "
+            f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}",
+            expected="a complete model",
         )
     spec = ModelSpec(
         name=name,
@@ -122,7 +138,9 @@ def _check_folder(folder: Path) -> None:
 
 def _from_gguf(name: str, file: Path, dtype: str) -> Loaded:
     if not file.is_file():
-        raise ModelError(f"there is no file {file}")
+        raise ModelError(
+            f"there is no file {file}", expected=f"a path that is right from {Path.cwd()}"
+        )
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ModelError(f"{file} is no GGUF file", expected="a file that begins with GGUF")
@@ -206,6 +224,7 @@ def _ready(hf: Any, dtype: str) -> Any:
 @contextlib.contextmanager
 def _explained(name: str, place: Path) -> Iterator[None]:
     """Turn what loaders raise for missing, damaged or unknown files into one clear error."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -216,11 +235,20 @@ def _explained(name: str, place: Path) -> Iterator[None]:
             f"the weights of {name} are damaged or cut short: {error}",
             remedy=f"get {place} again",
         ) from None
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except (
+        *(OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError),
+        *(StrictDataclassError, struct.error),
+    ) as error:
         raise ModelError(
-            f"{name} could not be loaded from {place}: {str(error).splitlines()[0]}",
+            f"{name} could not be loaded from {place}: {_first_line(error)}",
             expected="a complete model that transformers can read",
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    """What the error says, in a line, or what it is where it says nothing."""
+    lines = str(error).split("\n")[:2]
+    return " ".join(" ".join(lines).split()) or type(error).__name__
 
 
 @contextlib.contextmanager
