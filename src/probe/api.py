@@ -123,7 +123,7 @@ def _load_methods() -> None:
 def run(
     method: str,
     *,
-    model: "Model | str",
+    model: "Model | str | Path",
     task: Task | Encoded | str | None = None,
     prompt: str | Sequence[str] | None = None,
     save: bool = False,
@@ -149,7 +149,7 @@ def run(
     _load_methods()
     chosen = METHODS.get(method)
     parsed = chosen.parse(options)
-    loaded = load_model(model) if isinstance(model, str) else model
+    loaded = load_model(model) if isinstance(model, str | Path) else model
     encoded = _encode(chosen, loaded, task, prompt)
     watch, started = provenance.Stopwatch(), provenance.now()
     with warnings.catch_warnings(record=True) as caught:
@@ -201,6 +201,8 @@ def _encode(
         task = load_task(task)
     if prompt is not None:
         task = Task.from_prompts(prompt)
+    if isinstance(task, Encoded) and task.tokenizer is not model.tokenizer:
+        task = task.task  # made for another model: its token ids may mean other words here
     encoded = task.encode(model) if isinstance(task, Task) else task
     assert encoded is not None  # a task or a prompt was given
     if method.needs in ("answers", "pairs"):
@@ -255,13 +257,13 @@ def runs() -> pd.DataFrame:
     return store.list_runs()
 
 
-def diff(a: "Result | str", b: "Result | str") -> compare.RunDiff:
+def diff(a: "Result | str | Path", b: "Result | str | Path") -> compare.RunDiff:
     """What differs between two results: options, model, prompts, numbers."""
     return compare.diff(_result(a), _result(b))
 
 
-def _result(result: "Result | str") -> Result:
-    return store.load(result) if isinstance(result, str) else result
+def _result(result: "Result | str | Path") -> Result:
+    return result if isinstance(result, Result) else store.load(result)
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ class Rerun:
     __repr__ = __str__
 
 
-def rerun(run: "Result | str", *, model: Model | None = None) -> Rerun:
+def rerun(run: "Result | str | Path", *, model: Model | None = None) -> Rerun:
     """Run a saved result again from its record, and compare.
 
     Args:
@@ -352,7 +354,7 @@ def _compare(old: Result, new: Result) -> Rerun:
     return Rerun(new, found.same, found.max_difference, about)
 
 
-def doctor(model: "Model | str" = "smollm2", **how: Any) -> pd.DataFrame:
+def doctor(model: "Model | str | Path" = "smollm2", **how: Any) -> pd.DataFrame:
     """Does what we record equal what Hugging Face computes? One row a check.
 
     Args:
@@ -361,7 +363,7 @@ def doctor(model: "Model | str" = "smollm2", **how: Any) -> pd.DataFrame:
     """
     from probe.models.doctor import table
 
-    loaded: Any = load_model(model, **how) if isinstance(model, str) else model
+    loaded: Any = load_model(model, **how) if isinstance(model, str | Path) else model
     return table(loaded.checks)
 
 

@@ -67,27 +67,34 @@ def list_(
     _print_rows((what.removesuffix("s"), "about"), rows)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"ignore_unknown_options": True})
 def run(
-    context: typer.Context,
     method: Annotated[str, typer.Argument(help="A method; `probe list` names them")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="--OPTION VALUE", help="The method's own options"),
+    ] = None,
     model: ModelName = "smollm2",
     task: Annotated[str | None, typer.Option(help="A built-in task or a .jsonl file")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; give several times")] = None,
-    n: Annotated[int, typer.Option(help="Prompts of a built-in task")] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of a built-in task")] = 0,
+    n: Annotated[int | None, typer.Option(help="Prompts of a built-in task")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of a built-in task")] = None,
     save: Annotated[bool, typer.Option(help="Keep the result under the runs directory")] = True,
     rows: Annotated[int, typer.Option(help="Rows to print")] = 20,
 ) -> None:
     """Run a method; its own options follow, as --option value."""
     import probe
 
-    options = _options(context.args)
+    options = _options(words or [])
     chosen = probe.methods()
     if method not in chosen:
         raise OptionError(f'there is no method "{method}"', remedy=nearest(method, chosen))
+    drawn = {name: value for name, value in (("n", n), ("seed", seed)) if value is not None}
+    built_in = task is not None and not task.endswith(".jsonl")
+    if not built_in:  # then they can only be the method's own
+        options |= drawn
     chosen[method].parse(options)  # before a model is loaded for nothing
-    given = _task(task, n, seed)
+    given = _task(task, drawn if built_in else {})
     with _err.status(f"loading {model}"):
         loaded = probe.load_model(model)
     with _err.status(f"{method} on {loaded.name}"):
@@ -116,7 +123,10 @@ def show(
     if html is not None:
         from probe.viz.html import page
 
-        html.write_text(page(result), "utf-8")
+        try:
+            html.write_text(page(result), "utf-8")
+        except OSError as error:
+            raise RunError(f"cannot write {html}: {error}") from None
         _out.print(f"wrote {html}")
 
 
@@ -230,14 +240,14 @@ def _value(text: str) -> Any:
         return text
 
 
-def _task(name: str | None, n: int, seed: int) -> Any:
+def _task(name: str | None, drawn: dict[str, int]) -> Any:
     import probe
 
     if name is None:
         return None
     if name.endswith(".jsonl"):
         return probe.Task.from_jsonl(name)
-    return probe.load_task(name, n=n, seed=seed)
+    return probe.load_task(name, **drawn)
 
 
 def _show(result: Any, rows: int) -> None:
