@@ -1,6 +1,6 @@
 """What every page is about: the model, the tokens of the prompt, the question, the selection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -64,6 +64,11 @@ class Context:
             wrong_answer=self.state.distractor or None,
         )
 
+    @property
+    def pair(self) -> library.Question:
+        """Prompt A as the clean run, prompt B as the corrupted one, and the two tokens."""
+        return replace(self.choice, prompt=self.state.prompt, corrupted=self.state.prompt_b)
+
     def cut_note(self) -> list[str]:
         """What is not shown of a long prompt."""
         if not self.first:
@@ -76,7 +81,15 @@ class Context:
 
 def read() -> tuple[Context, list[str]]:
     """The context of this run and what had to be moved into range; raises a ProbeError."""
-    state = session.current()
+    return _about(session.current())
+
+
+def of_side(here: Context, side: str) -> Context:
+    """The same selection in the other prompt, or in this one."""
+    return _about(replace(here.state, side=side))[0]
+
+
+def _about(state: UrlState) -> tuple[Context, list[str]]:
     loaded = library.load(state.model)
     ids = tokenise(state.model, state.text) if state.text else []
     tokenizer = loaded.model.tokenizer

@@ -29,6 +29,9 @@ PAGES = [
         icon=":material/waterfall_chart:",
         url_path="attribution",
     ),
+    st.Page(
+        "screens/patching.py", title="Patching", icon=":material/healing:", url_path="patching"
+    ),
 ]
 
 st.set_page_config(page_title="Probe Explorer", page_icon=str(HERE / "icon.png"), layout="wide")

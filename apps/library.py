@@ -4,7 +4,7 @@ Models are shared by every session and their hooks are state, so calls to one mo
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +74,54 @@ def ask(
         question: The prompt, or None for a method that asks the model alone.
         options: The method's own.
     """
-    loaded = load(model)
+    return run(method, load(model), question, options)
+
+
+def run(
+    method: str, loaded: Loaded, question: Question | None, options: Mapping[str, Any]
+) -> probe.Result:
+    """Ask the model itself, when it is this caller's turn."""
     about: dict[str, Any] = {}
     if question is not None:
         alone = {"prompt": question.prompt}
         about = alone if question.alone else {"task": probe.Task.from_pairs([question.pair()])}
     with loaded.turn:
         return probe.run(method, model=loaded.model, **about, **options)
+
+
+def run_heard(
+    method: str,
+    loaded: Loaded,
+    question: Question,
+    options: Mapping[str, Any],
+    report: Callable[[int, int, str], bool],
+) -> probe.Result:
+    """The same, telling ``report`` how far it is; False from it stops, and keeps what is done."""
+    with probe.listening(report):
+        return run(method, loaded, question, options)
+
+
+def joined(results: Sequence[probe.Result], options: Mapping[str, Any]) -> probe.Result:
+    """Results of one method on the same pair for different layers, as if asked together.
+
+    Its record is the first one's, with the time of all and the layers of none: the options are
+    those of the whole.
+    """
+    first = results[0]
+    record = first.provenance.model_copy(
+        update={
+            "passed": dict(options),
+            "wall_seconds": round(sum(r.provenance.wall_seconds for r in results), 3),
+            "notes": list(dict.fromkeys(n for r in results for n in r.provenance.notes)),
+        }
+    )
+    frame = pd.concat([r.frame for r in results]).sort_values("layer", kind="stable")
+    return probe.Result(frame.reset_index(drop=True), first.columns, first.view, record)
+
+
+def check_pair(model: str, question: Question) -> None:
+    """Refuse prompts that are no pair, or answers of several tokens, before anything is run."""
+    probe.Task.from_pairs([question.pair()]).encode(load(model).model)
 
 
 @st.cache_data(max_entries=ANSWERS_KEPT, show_spinner=False)
@@ -107,14 +148,37 @@ def python_of_wall(model: str, prompt: str) -> str:
 
 def python(method: str, model: str, question: Question | None, options: Mapping[str, Any]) -> str:
     """The code that makes the same result again, wherever probe is installed."""
-    lines = ["import probe", "", f"model = probe.load_model({model!r})"]
-    about = ""
-    if question is not None and question.alone:
-        about = f", prompt={question.prompt!r}"
-    elif question is not None:
-        pair = "".join(f"\n    {name!r}: {text!r}," for name, text in question.pair().items())
-        lines.append(f"task = probe.Task.from_pairs([{{{pair}\n}}])")
-        about = ", task=task"
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    lines.append(f"result = probe.run({method!r}, model=model{about}{given})")
+    lines, about = _preamble(model, question)
+    return "\n".join([*lines, f"result = {_call(method, about, options)}", "result.frame"])
+
+
+def python_of_patching(
+    model: str,
+    question: Question,
+    options: Mapping[str, Any],
+    layers: list[int],
+    *,
+    estimated: bool,
+) -> str:
+    """The code of a map of which only these layers have been patched."""
+    lines, about = _preamble(model, question)
+    if estimated:
+        lines.append(f"estimate = {_call('attribution_patching', about, options)}")
+    lines.append(f"result = {_call('activation_patching', about, {**options, 'layers': layers})}")
     return "\n".join([*lines, "result.frame"])
+
+
+def _preamble(model: str, question: Question | None) -> tuple[list[str], str]:
+    """The lines before a call, and how the call names what it is about."""
+    lines = ["import probe", "", f"model = probe.load_model({model!r})"]
+    if question is None:
+        return lines, ""
+    if question.alone:
+        return lines, f", prompt={question.prompt!r}"
+    pair = "".join(f"\n    {name!r}: {text!r}," for name, text in question.pair().items())
+    return [*lines, f"task = probe.Task.from_pairs([{{{pair}\n}}])"], ", task=task"
+
+
+def _call(method: str, about: str, options: Mapping[str, Any]) -> str:
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"probe.run({method!r}, model=model{about}{given})"

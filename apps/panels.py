@@ -11,15 +11,24 @@ import probe
 from apps import errors, library
 from apps.components.glyphs import printable, visible
 
-Evidence = Literal["observed", "linear attribution", "readout"]
+Evidence = Literal["observed", "linear attribution", "readout", "gradient estimate", "intervention"]
 
 _MEANING = {
     "observed": "Recorded from the model as it ran. What is correlated need not be a cause.",
     "readout": "Read from a state inside the model through its own final norm and unembedding.",
     "linear attribution": "An exact split of the logit difference with the final norm held fixed; "
     "it does not say what would change under intervention.",
+    "gradient estimate": "What patching would do, to first order, from one gradient. Cells that "
+    "matter have to be patched to be sure.",
+    "intervention": "Measured by running the model with this one activation replaced.",
 }
-_COLOURS: dict[str, Any] = {"observed": "gray", "readout": "orange", "linear attribution": "blue"}
+_COLOURS: dict[str, Any] = {
+    "observed": "gray",
+    "readout": "orange",
+    "linear attribution": "blue",
+    "gradient estimate": "violet",
+    "intervention": "green",
+}
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,19 @@ def table(
     only: Sequence[str] | None = None,
 ) -> None:
     """The numbers themselves, each column explained; also the way for a screen reader."""
-    config = {
-        str(name): st.column_config.Column(help=about)
-        for name, about in result.columns.items()
-        if name in frame
-    }
-    st.dataframe(readable(frame), hide_index=True, column_config=config, column_order=only, key=key)
+    st.dataframe(
+        readable(frame),
+        hide_index=True,
+        column_config=explained(result),
+        column_order=only,
+        key=key,
+    )
+
+
+def explained(result: probe.Result, **more: str) -> dict[str, Any]:
+    """What each column means, on its head."""
+    meanings = {**result.columns, **more}
+    return {str(name): st.column_config.Column(help=about) for name, about in meanings.items()}
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,25 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from apps import library, panels
+from apps import library, panels, session
 from apps.context import Context
 from apps.views.grids import grid
 
 WALLS_KEPT = 6
+
+
+def choose_head(here: Context) -> None:
+    """The native twin of a click on a head."""
+    dims = here.model.dims
+    for name, size in (("layer", dims.n_layers), ("head", dims.n_heads)):
+        key = session.controlled(f"head-{name}", getattr(here.state, name))
+        st.selectbox(
+            name,
+            range(size),
+            key=key,
+            on_change=lambda name=name, key=key: session.update(**{name: st.session_state[key]}),
+            width=110,
+        )
 
 
 def wall(here: Context) -> NDArray[np.floating]:

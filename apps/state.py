@@ -27,6 +27,10 @@ _NAMES = {
     "head": "h",
     "show": "s",
     "side": "p",
+    "kind": "k",
+    "cells": "c",
+    "metric": "e",
+    "direction": "r",
 }
 """Field → its short name in the URL."""
 
@@ -49,6 +53,10 @@ class UrlState:
         head: Selected head.
         show: The number shown by the page that offers a choice.
         side: Which prompt the pages are about: ``a``, or ``b`` where there is one.
+        kind: Which activation is patched.
+        cells: What one cell of a patching map is.
+        metric: What is measured after patching.
+        direction: Which run is patched into which.
     """
 
     model: str = "smollm2"
@@ -61,6 +69,10 @@ class UrlState:
     head: int = 0
     show: str = ""
     side: str = "a"
+    kind: str = "resid_pre"
+    cells: str = ""
+    metric: str = "logit_diff"
+    direction: str = "denoise"
 
     @property
     def text(self) -> str:

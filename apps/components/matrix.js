@@ -67,7 +67,7 @@ function buildMatrix(root) {
   }
 
   function paintCells(context, look, box) {
-    const { rows, columns, words, low, high, scale, gamma } = view.head;
+    const { rows, columns, words, small, low, high, scale, gamma } = view.head;
     const colours = palette(scale, look);
     context.textAlign = "center";
     context.textBaseline = "middle";
@@ -81,7 +81,8 @@ function buildMatrix(root) {
       const missing = Number.isNaN(value);
       const colour = missing ? look.background : colours[Math.round(255 * Math.pow(unit, gamma))];
       context.fillStyle = rgb(colour);
-      context.fillRect(x, y, box.width - 1, box.height - 1);
+      const inset = small && small[i] ? Math.round(Math.min(box.width, box.height) * 0.22) : 0;
+      context.fillRect(x + inset, y + inset, box.width - 1 - 2 * inset, box.height - 1 - 2 * inset);
       if (fits && words[i]) {
         context.fillStyle = inkOn(colour);
         context.fillText(cut(context, words[i], box.width - 4), x + box.width / 2, y + box.height / 2);

@@ -42,6 +42,7 @@ def matrix_view(
     scale: Scale,
     ends: Limits,
     words: Sequence[str] | None = None,
+    small: Sequence[bool] | None = None,
     selected: Cell | None = None,
     legend: str = "",
     alt: str = "",
@@ -59,6 +60,7 @@ def matrix_view(
         scale: What the colours mean.
         ends: Values at the two ends of the colours.
         words: What is written in each cell where there is room.
+        small: Which cells are drawn as small squares, being less certain than the others.
         selected: The outlined cell.
         legend: What the colours mean, in words.
         alt: One sentence that says what the picture is.
@@ -75,6 +77,7 @@ def matrix_view(
         "column_axis": columns.name,
         "tips": [list(lines) for lines in tips],
         "words": list(words) if words is not None else None,
+        "small": list(small) if small is not None else None,
         "low": ends.low,
         "high": ends.high,
         "scale": scale,

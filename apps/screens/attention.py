@@ -31,20 +31,6 @@ def look() -> views.Look:
     return views.Look(hide_first=hide, faint=faint)
 
 
-def choose_head(here: Context) -> None:
-    """The native twin of a click in the wall."""
-    dims = here.model.dims
-    for name, size in (("layer", dims.n_layers), ("head", dims.n_heads)):
-        key = session.controlled(f"head-{name}", getattr(here.state, name))
-        st.selectbox(
-            name,
-            range(size),
-            key=key,
-            on_change=lambda name=name, key=key: session.update(**{name: st.session_state[key]}),
-            width=110,
-        )
-
-
 def wall(here: Context, appearance: views.Look) -> None:
     """All heads at once, each named with what it does on repeated random tokens."""
     scores = patterns.scores(here)
@@ -132,7 +118,7 @@ def body() -> None:
     """All of the page: locking a head runs this again, and not the bar above."""
     here, _ = context.read()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        choose_head(here)
+        patterns.choose_head(here)
         st.space("stretch")
         appearance = look()
     with errors.boxed():

@@ -94,6 +94,12 @@ def pages() -> None:
             ":material/waterfall_chart:",
             "Which parts wrote the answer",
         ),
+        (
+            "screens/patching.py",
+            "Patching",
+            ":material/healing:",
+            "Which parts the answer depends on",
+        ),
     )
     query = session.current().to_query()
     for column, (path, title, icon, about) in zip(st.columns(len(places)), places, strict=True):

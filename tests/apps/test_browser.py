@@ -1,6 +1,7 @@
 """Journeys through the Explorer on SmolLM2, in a real browser and in both themes."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ PAGES = {
     "lens": "Layer 23, position 13",
     "attention": "On the text",
     "attribution": "Strongest neurons",
+    "patching": "L23H3 in prompt B",
 }
 """Address of each page → its last heading, which stands there when all of it is drawn."""
 
@@ -135,6 +137,38 @@ def test_prompt_b_flips_the_page(page: Any, explorer_url: str) -> None:
     page.get_by_role("radio", name="B", exact=True).click()
     page.get_by_text("prefers “·Mary” to “·John” by −").wait_for()
     assert query(page)["p"] == "b"
+
+
+def test_patching_runs_to_its_end_and_a_cell_is_a_link(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "patching", k="z"))
+    settled(page, PAGES["patching"])
+    page.get_by_text("gradient estimate", exact=True).first.wait_for()
+    page.get_by_role("button", name="Patch every cell").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.get_by_text("All 270 cells were patched.").wait_for()
+    settled(page, PAGES["patching"])
+    page.get_by_text("intervention", exact=True).first.wait_for()
+    canvas = page.locator(".matrix canvas").first
+    canvas.click(position={"x": 300, "y": 100})
+    page.wait_for_timeout(1500)
+    picked = query(page)
+    assert (picked["l"], picked["h"]) != ("23", "3")
+    settled(page, f"L{picked['l']}H{picked['h']} in prompt B")
+    page.get_by_text("Every head in prompt B").click()
+    settled(page, f"L{picked['l']}H{picked['h']} attends")
+    assert query(page)["p"] == "b"
+
+
+def test_patching_can_be_cancelled_and_gone_on_with(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "patching", k="attn_out"))
+    settled(page, PAGES["patching"])
+    page.get_by_role("button", name="Patch every cell").click()
+    page.get_by_text(re.compile(r"^[1-9]\d* of 420 cells patched")).wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text(re.compile(r"^Stopped: [1-9]\d* of 420 cells were patched")).wait_for()
+    page.get_by_text("gradient estimate", exact=True).first.wait_for()
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_text("All 420 cells were patched.").wait_for()
 
 
 def test_a_hostile_prompt_is_text_everywhere(page: Any, explorer_url: str) -> None:

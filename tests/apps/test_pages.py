@@ -8,11 +8,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
-PAGES = ("home", "prompt", "lens", "attention", "attribution")
+PAGES = ("home", "prompt", "lens", "attention", "attribution", "patching")
 ASKED = {
     "v": "1",
     "m": "toy",
     "q": "When Mary and John went to the store, John gave a drink to",
+    "b": "When Mary and John went to the store, Mary gave a drink to",
     "t": " Mary",
     "d": " John",
 }
@@ -161,7 +162,7 @@ def test_the_position_is_selected_in_the_bar_and_kept_on_the_next_page() -> None
 
 
 def test_prompt_b_flips_every_page() -> None:
-    at = sound(opened("prompt", **ASKED, b="Mary and John", p="b"))
+    at = sound(opened("prompt", **{**ASKED, "b": "Mary and John", "p": "b"}))
     assert "(position 2 of 2)" in texts(at)
 
 

@@ -21,6 +21,10 @@ states = st.builds(
     layer=st.integers(0, 999_999),
     head=st.integers(0, 999_999),
     show=texts,
+    kind=texts,
+    cells=texts,
+    metric=texts,
+    direction=texts,
 )
 
 
@@ -36,7 +40,11 @@ def test_a_state_comes_back_from_an_encoded_url(state: UrlState) -> None:
     assert UrlState.parse(query) == (state, [])
 
 
-@given(st.dictionaries(st.sampled_from(["v", "m", "q", "b", "t", "pos", "l", "h", "zz"]), anything))
+@given(
+    st.dictionaries(
+        st.sampled_from(["v", "m", "q", "b", "t", "pos", "l", "h", "k", "c", "zz"]), anything
+    )
+)
 def test_no_query_breaks_it(query: dict[str, str]) -> None:
     state, _ = UrlState.parse(query)
     urlencode(state.to_query()).encode("ascii")

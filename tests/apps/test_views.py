@@ -126,8 +126,10 @@ def test_a_matrix_too_large_to_draw_is_refused() -> None:
         "components.glyphs",
         "components.wire",
         "state",
+        "sweep",
         "views.figures",
         "views.grids",
+        "views.patching",
     ],
 )
 def test_the_examples_in_the_docstrings_hold(module: str) -> None:
