@@ -65,10 +65,9 @@ def peer(model: probe.Model, encoded: probe.Encoded, sweep: str) -> torch.Tensor
     """transformer_lens.patching on the same bridge: [layer, head] or [layer, pos], mean metric."""
     bridge = model.bridge
     with torch.no_grad():
-        names = ("hook_z", "hook_resid_pre")
-        _, cache = bridge.run_with_cache(
-            encoded.clean, names_filter=lambda name: name.endswith(names)
-        )
+        kind = "z" if sweep == "heads" else "resid_pre"
+        names = {probe.Site(kind, layer).hook_name for layer in range(model.dims.n_layers)}
+        _, cache = bridge.run_with_cache(encoded.clean, names_filter=lambda name: name in names)
 
         def metric(logits: torch.Tensor) -> torch.Tensor:
             last = logits[:, -1]
