@@ -112,6 +112,8 @@ def shared(model: probe.Model, name: str, kind: str) -> str:
 def tell(title: str, found: pd.DataFrame, about: pd.DataFrame) -> None:
     """One step as a table."""
     print(f"{title}: {len(found)} heads")
+    if found.empty:
+        return
     print(found.head(12).join(about, on="sender").round(2).to_string(index=False), "\n", flush=True)
 
 
