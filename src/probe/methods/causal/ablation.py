@@ -18,6 +18,7 @@ from probe.core.result import View
 from probe.core.site import KINDS, Site
 from probe.core.task import Encoded
 from probe.core.trace import Trace
+from probe.methods.patching import By as AnyBy
 from probe.methods.patching import Cell, cells, default_by, patches, table, view_of_cells
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -97,12 +98,12 @@ def ablation(
     >>> lost.summary().shape
     (4, 6)
     """
-    by = by or default_by(kind)
+    each: AnyBy = by or default_by(kind)
     chosen = get_metric(metric)
     chosen.check(encoded)
     _check(encoded, ablations)
     listed = cells(
-        model, encoded, kind, by, layers=layers, heads=heads, positions=positions, neurons=neurons
+        model, encoded, kind, each, layers=layers, heads=heads, positions=positions, neurons=neurons
     )
     if not listed:
         raise OptionError("no cell is left to ablate", remedy="name at least one layer")
@@ -118,7 +119,7 @@ def ablation(
             )
         ]
         raw = model.sweep(encoded, sets, chosen, base="clean", report=report).cpu()
-    return _frame(listed, encoded, by, ablations, raw.split(len(listed)), clean)
+    return _frame(listed, encoded, each, ablations, raw.split(len(listed)), clean)
 
 
 def _check(encoded: Encoded, ablations: Sequence[str]) -> None:
@@ -134,7 +135,7 @@ def _check(encoded: Encoded, ablations: Sequence[str]) -> None:
 def _frame(
     listed: Sequence[Cell],
     encoded: Encoded,
-    by: By,
+    by: AnyBy,
     ablations: Sequence[str],
     raw: Sequence[Float[Tensor, "cells batch"]],
     clean: Float[Tensor, " batch"],
@@ -149,9 +150,10 @@ def _frame(
             "share": values / mean if mean else torch.full_like(values, torch.nan),
         }
         part = table(listed, encoded, by, numbers)
-        part.insert(part.columns.get_loc("value"), "ablation", how)
+        at = list(part.columns).index("value")
+        part.insert(at, "ablation", how)
         drawn = {"zero": 0, "mean": len(encoded) - 1, "resample": 1}[how]
-        part.insert(part.columns.get_loc("value"), "drawn_from", drawn)
+        part.insert(at + 1, "drawn_from", drawn)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 

@@ -210,5 +210,5 @@ def _shares(varied: str, runs: Sequence[pd.Series], k: int) -> pd.DataFrame:
     ).sort_values(["value", "effect"], key=abs, ascending=False)
 
 
-def _name(cell: Mapping[str, Any]) -> str:
+def _name(cell: Mapping[Any, Any]) -> str:
     return " ".join(f"{axis} {place}" for axis, place in cell.items())
