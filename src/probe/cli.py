@@ -19,7 +19,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_out, _err = Console(), Console(stderr=True)
+# A pipe has no width: nothing is cut or wrapped for a program that reads it.
+_WIDE = 10_000
+_out = Console(width=None if sys.stdout.isatty() else _WIDE)
+_err = Console(stderr=True)
 
 _LISTS = ("methods", "tasks", "models", "metrics")
 
@@ -260,7 +263,10 @@ def _show(result: Any, rows: int) -> None:
 
 
 def _print_rows(names: Any, rows: Any) -> None:
-    table = Table(*(escape(str(name)) for name in names), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(names):
+        # the first column is what one copies: an id, a name
+        table.add_column(escape(str(name)), no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*(escape(_printable(_number(cell))) for cell in row))
     _out.print(table)

@@ -31,7 +31,7 @@ def watched(browser: Any, *, scheme: str = "light", height: int = 1000) -> Itera
     page.on("console", console)
     page.on("pageerror", lambda error: seen.append(f"page error: {error}"))
     page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}"))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(240_000)
     try:
         yield page
         assert seen == []

@@ -50,6 +50,7 @@ def test_decode_undoes_encode(text: str) -> None:
     assert BYTES.decode(BYTES.encode(text, special=False)) == text
 
 
+@pytest.mark.slow  # every token of every kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_token_has_a_string(kind: str) -> None:
     tokenizer = tokenizer_of(kind)

@@ -17,7 +17,10 @@ from probe.models import replay
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+pytestmark = [
+    pytest.mark.slow,  # every family, kind and base
+    pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale"),
+]
 
 OUTSIDE = {"embed", "ln_final_scale"}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

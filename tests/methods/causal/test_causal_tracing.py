@@ -17,6 +17,8 @@ from probe.core.task import Encoded, Task
 from probe.methods.causal.causal_tracing import _noises, causal_tracing
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # a minute of small models
+
 CLEAN = [" The capital of France is", " Tom said that the key of Madrid Spain is in"]
 SUBJECTS = [" France", " Madrid Spain"]
 SPANS = [[3], [6, 7]]

@@ -21,6 +21,8 @@ from probe.methods.causal.path_patching import path_patching
 from probe.models.load import load_model
 from probe.tasks import load_task
 
+pytestmark = pytest.mark.slow  # a minute of small models
+
 PAIRS = [
     {"clean": "t3 t4 t5 t6 t7 t8 t9 t3 t4", "corrupted": "t3 t4 t5 t10 t7 t8 t9 t3 t4",
      "answer": "t5", "wrong_answer": "t6"},

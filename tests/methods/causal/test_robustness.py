@@ -12,6 +12,8 @@ from probe.core.task import Encoded, Task
 from probe.methods.causal.robustness import _effect, _shares, robustness
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # a minute of small models
+
 NAMES = ["John", "Tom", "Anna", "Bill", "Kate", "Mark"]
 OTHERS = ["Rose", "Jane", "Paul", "Rose", "Paul", "Jane"]
 
