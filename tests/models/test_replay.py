@@ -16,6 +16,7 @@ from probe.core.task import Encoded
 from probe.models import replay
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
+from probe.tasks import load_task
 
 pytestmark = [
     pytest.mark.slow,  # every family, kind and base
@@ -71,6 +72,24 @@ def test_a_sweep_is_one_forward_a_cell(name: str, base: str, resume: bool) -> No
         rows = chosen.nonzero()[:, 0]
         ours = model.sweep(encoded, [sets[i] for i in rows], base=base, resume=resume)
         torch.testing.assert_close(ours, answers[rows], **CLOSE)
+
+
+@pytest.mark.slow
+def test_a_sweep_of_smollm2_is_one_forward_a_cell(smollm2: BridgeModel, base: str) -> None:
+    encoded = load_task("ioi", n=3, seed=1).encode(smollm2)
+    kinds = [kind for kind in smollm2.sites if not kind.endswith("scale") and kind != "embed"]
+    sites = [Site(kind, layer) for kind in sorted(kinds) for layer in (0, 14, 29)]
+    source = smollm2.trace(encoded, sites, corrupted=base == "clean")
+    sets = [[patch(site, source[site])] for site in sites]
+    for site in sites:
+        at = "query" if "query" in site.axes else "pos"
+        sets.append([patch(site, source[site], **{at: encoded.first_difference})])
+        if site.head_axis:
+            sets.append([patch(Site(site.kind, site.layer, 2), source[site], **{at: -1})])
+    want = one_by_one(smollm2, encoded, sets, base=base)
+    for resume in (True, False):
+        ours = smollm2.sweep(encoded, sets, base=base, resume=resume)
+        torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))

@@ -491,6 +491,10 @@ class BridgeModel:
         if ids is not None:
             logits = logits.gather(1, ids.to(logits.device))
         total = metric(logits, encoded, reference).sum()
+        if not cut and not total.requires_grad:
+            raise OptionError(
+                f"{metric.name} has no gradient", expected="a metric that varies smoothly"
+            )
         grads: Sequence[Tensor | None] = [None] * len(wanted)
         if total.requires_grad:  # else stop_at left nothing to differentiate by
             grads = torch.autograd.grad(total, [kept[site] for site in wanted], allow_unused=True)

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.core.edit import Edit, by_site
-from probe.core.errors import EditError, ProbeWarning
+from probe.core.errors import EditError, OptionError, ProbeWarning, nearest
 from probe.core.metric import Metric
 from probe.core.model import site_shape
 from probe.core.progress import Report
@@ -88,6 +88,8 @@ def sweep(
     Raises:
         EditError: An edit that cannot be made, before anything is run.
     """
+    if base not in ("clean", "corrupted"):
+        raise OptionError(f"base={base!r}", remedy=nearest(base, ("clean", "corrupted")))
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
     kinds = {edit.site.kind for edits in edit_sets for edit in edits}
     reader = _Reader(model, encoded, metric, by_head="ln_final_scale" in kinds)
