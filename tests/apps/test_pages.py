@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
 PAGES = ("home", "prompt", "lens", "attention", "attribution", "patching")
 ASKED = {

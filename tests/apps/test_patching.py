@@ -19,6 +19,8 @@ from apps.state import UrlState
 from apps.views.patching import Sweep
 from apps.views.patching import at as at_cell
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 N_LAYERS, N_HEADS, N_TOKENS = 2, 4, 14
 
 

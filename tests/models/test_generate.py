@@ -15,6 +15,8 @@ from probe.core.model import Generation
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 PROMPT = "t3 t4 t5 t6 t7 t8 t9 t3 t4"
 NEW = 8
 

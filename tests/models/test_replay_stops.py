@@ -13,6 +13,8 @@ from probe.core.site import Site
 from probe.models import replay
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 SETS = [[scale(Site("z", layer), 0.5, head=head)] for layer in (0, 1) for head in range(4)]
 
 

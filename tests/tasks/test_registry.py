@@ -11,6 +11,8 @@ from probe.core.task import encode
 from probe.core.tokens import Tokenizer
 from probe.tasks import TASKS, builder, load_task
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 CUT_OTHERWISE = ("metaspace", "words with BOS")
 """Tokenizers for which no form of greater_than has an answer of one token."""
 

@@ -12,6 +12,8 @@ from probe.tasks import load_task
 from probe.tasks.capital_of import CAPITALS
 from probe.tasks.words import ARGUMENTS, MEN, NAMES, NOUNS, OBJECTS, PLACES, WOMEN, plural, whole
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 LISTS = {"MEN": MEN, "WOMEN": WOMEN, "NAMES": NAMES, "PLACES": PLACES, "OBJECTS": OBJECTS} | {
     "NOUNS": NOUNS,
     "ARGUMENTS": ARGUMENTS,

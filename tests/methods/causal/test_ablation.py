@@ -17,6 +17,8 @@ from probe.core.task import Encoded, Task
 from probe.methods.causal.ablation import _mean_of_others, _one_other, ablation
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 EQUAL = [" Mary and John went to", " Anna and Bill said that", " the dog had fun at"]
 RAGGED = [*EQUAL, " The capital of France is in", " Tom said"]
 

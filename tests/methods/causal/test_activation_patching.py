@@ -15,6 +15,8 @@ from probe.core.task import Encoded, Task
 from probe.methods.causal.activation_patching import activation_patching
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 PAIRS = [
     (" Mary and John went to the store", " Mary and Tom went to the store"),
     (" Anna and Bill went to the park", " Anna and Paul went to the park"),

@@ -20,6 +20,8 @@ from probe.methods.causal.attribution_patching import attribution_patching
 from probe.models.load import load_model
 from probe.tasks import load_task
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 PAIRS = [
     {"clean": "t3 t4 t5 t6 t7 t8 t9 t3 t4", "corrupted": "t3 t4 t5 t10 t7 t8 t9 t3 t4",
      "answer": "t5", "wrong_answer": "t6"},

@@ -17,6 +17,8 @@ from probe.methods.causal.estimate_vs_exact import _ranked, estimate_vs_exact
 from probe.models.load import load_model
 from probe.tasks import load_task
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 
 @pytest.fixture(scope="module")
 def toy() -> Model:

@@ -17,6 +17,8 @@ from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import LAYOUTS, induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # a minute or so: left to make test
+
 CLEAN = [" The capital of France is in", " Tom said that the key of Madrid Spain is"]
 TAGS = [" France", " Madrid Spain"]
 
