@@ -36,6 +36,7 @@ _HOME: dict[str, str] = {
     "listening": "probe.core.progress",
     "Metric": "probe.core.metric",
     "Model": "probe.core.model",
+    "Dictionary": "probe.core.dictionary",
     "Edit": "probe.core.edit",
     "patch": "probe.core.edit",
     "ablate": "probe.core.edit",
@@ -52,6 +53,7 @@ _HOME: dict[str, str] = {
     "ModelError": "probe.core.errors",
     "OptionError": "probe.core.errors",
     "SizeError": "probe.core.errors",
+    "DictionaryError": "probe.core.errors",
     "RunError": "probe.core.errors",
     "ProbeWarning": "probe.core.errors",
 }

@@ -51,6 +51,10 @@ class SizeError(ProbeError):
     """A request that would not fit in memory."""
 
 
+class DictionaryError(ProbeError):
+    """A dictionary, or a store of activations, that cannot be made, read or used as asked."""
+
+
 class RunError(ProbeError):
     """A saved run that cannot be read, or does not reproduce."""
 

@@ -1,0 +1,1 @@
+"""Activations → sparse dictionaries → their evaluation → their features, one by one."""
