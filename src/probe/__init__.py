@@ -33,6 +33,8 @@ _HOME: dict[str, str] = {
     "Corpus": "probe.corpora.documents",
     "decompose": "probe.core.decompose",
     "fit_tuned_lens": "probe.api",
+    "load_dictionary": "probe.api",
+    "write_corpus": "probe.api",
     "listening": "probe.core.progress",
     "Metric": "probe.core.metric",
     "Model": "probe.core.model",

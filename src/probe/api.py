@@ -19,7 +19,8 @@ from probe.core.model import Model
 from probe.core.registry import METHODS, Method
 from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
-from probe.corpora import load_corpus
+from probe.corpora import load_corpus, write_corpus
+from probe.dictionaries.files import load_dictionary
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
 from probe.models.load import load_model
 from probe.models.sources import ALWAYS_THERE
@@ -32,6 +33,7 @@ __all__ = [
     "doctor",
     "fit_tuned_lens",
     "load_corpus",
+    "load_dictionary",
     "load_model",
     "load_result",
     "load_task",
@@ -41,6 +43,7 @@ __all__ = [
     "run",
     "runs",
     "tasks",
+    "write_corpus",
 ]
 
 PLUGINS = "probe.methods"

@@ -213,6 +213,17 @@ class Model(Protocol):
         """Continue a prompt with edits at its positions, at every new one, or both."""
         ...
 
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue many prompts in one batch by drawing tokens."""
+        ...
+
     def unembed(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
         """Final norm and unembedding of a residual stream: logits."""
         ...

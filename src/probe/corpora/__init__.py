@@ -2,6 +2,7 @@
 
 from probe.corpora.documents import Corpus, Document, load_corpus
 from probe.corpora.tokens import TokenBatch, token_batches
+from probe.corpora.written import write_corpus
 
 __all__ = [
     "Corpus",
@@ -9,4 +10,5 @@ __all__ = [
     "TokenBatch",
     "load_corpus",
     "token_batches",
+    "write_corpus",
 ]

@@ -30,6 +30,7 @@ from probe.models.generate import generate as _generate
 from probe.models.hooks import Hook, Stop, as_torch_hook, placed
 from probe.models.norms import LinearNorm
 from probe.models.recorder import Recorder
+from probe.models.sample import sample as _sample
 from probe.models.spec import ModelSpec
 from probe.models.weights import BridgeWeights
 
@@ -298,6 +299,33 @@ class BridgeModel:
             self, prompt, edits, max_new_tokens=max_new_tokens, at=at, temperature=temperature,
             top_k=top_k, seed=seed,
         )  # fmt: skip
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue many prompts in one batch, drawing from the softmax of logits / temperature.
+
+        Args:
+            prompts: The prompts; their lengths may differ.
+            max_new_tokens: A text stops after so many, or after the token that ends a text.
+            temperature: Above 0; 1 is the model's own distribution.
+            seed: Of the draws. The same prompts in the same batch give the same texts.
+
+        Raises:
+            OptionError: An option out of range, or more tokens than the context holds.
+            ModelError: An encoder.
+
+        Cost: one forward pass over a single position of the batch for each position of the
+        longest text.
+        """
+        return _sample(
+            self, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
 
     def block(self, layer: int) -> Any:
         """The module of one layer."""
