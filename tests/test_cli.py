@@ -14,6 +14,7 @@ import torch
 import probe
 from probe import cli
 from probe.models import doctor
+from probe.runs import reproduce
 
 PROMPT = "When Mary and John went to the store"
 TOY = ("--model", "toy")
@@ -173,6 +174,22 @@ def test_a_row_that_fails_makes_the_doctor_exit_with_1(
         said = run("doctor", "toy")
     assert said.code == 1
     assert re.search(r"FAILED\s+residuals", said.out)
+
+
+def test_studies_are_listed_and_one_that_fails_makes_the_status_1(
+    run: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "coins.py").write_text('"""Coins: are they fair?"""\n@probe.study(')
+    monkeypatch.setattr(reproduce, "experiments", lambda: tmp_path)
+    listed = run("reproduce")
+    assert listed.code == 0
+    assert "Coins: are they fair?" in listed.out
+    failed = run("reproduce", "coins", "--jobs", "2")
+    assert failed.code == 1
+    assert "SyntaxError" in failed.out
+    assert "FAILED" in failed.out
+    written = run("reproduce", "--report", "--quick")
+    assert f"wrote {tmp_path / 'REPORT-quick.md'}" in written.out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["doctor", "--help"]])

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import pkgutil
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from probe.dictionaries.files import load_dictionary
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
 from probe.models.load import load_model
 from probe.models.sources import ALWAYS_THERE
-from probe.runs import compare, store
+from probe.runs import compare, report, store
+from probe.runs import reproduce as reproducing
+from probe.runs.reproduce import Reproduced
+from probe.runs.study import METHOD
 from probe.tasks import TASKS, load_task
 from probe.tasks.check import check
 
@@ -39,11 +43,14 @@ __all__ = [
     "load_task",
     "methods",
     "models",
+    "reproduce",
     "rerun",
     "run",
     "runs",
+    "studies",
     "tasks",
     "write_corpus",
+    "write_report",
 ]
 
 PLUGINS = "probe.methods"
@@ -296,6 +303,9 @@ def rerun(run: "Result | str | Path", *, model: Model | None = None) -> Rerun:
     """
     old = _result(run)
     record = old.provenance
+    if record.method.startswith(METHOD):
+        with tempfile.TemporaryDirectory() as folder:
+            return _compare(old, reproducing.again(old, Path(folder)))
     loaded = model or _model_of(record)
     if loaded.spec.model_dump()["weight_hash"] != record.model["weight_hash"]:
         raise RunError(
@@ -355,6 +365,36 @@ def _compare(old: Result, new: Result) -> Rerun:
     else:
         about = f"did not reproduce run {old.id}: the rows differ"
     return Rerun(new, found.same, found.max_difference, about)
+
+
+# --- published claims ----------------------------------------------------------------------------
+
+
+def studies() -> Catalogue:
+    """The studies of published claims in this clone: name, and what it is about."""
+    found = reproducing.studies(reproducing.experiments())
+    return Catalogue(found, pd.DataFrame(list(found.items()), columns=["study", "about"]))
+
+
+def reproduce(*names: str, quick: bool = False, seed: int = 0, jobs: int = 1) -> list[Reproduced]:
+    """Measure published claims again, keep the findings, and rewrite ``experiments/REPORT.md``.
+
+    Args:
+        *names: Of ``probe.studies()``; none means all.
+        quick: Small sizes; their results and their report are kept apart.
+        seed: Of the first of the seeds.
+        jobs: How many studies run side by side, each on one thread if there are several.
+
+    Raises:
+        OptionError: There is no such study.
+        RunError: This installation has no experiments beside it.
+    """
+    return reproducing.reproduce(list(names), quick=quick, seed=seed, jobs=jobs)
+
+
+def write_report(*, quick: bool = False) -> Path:
+    """Write ``experiments/REPORT.md`` from the saved findings, and say where it is."""
+    return report.write_report(reproducing.experiments(), "quick" if quick else "full")
 
 
 def doctor(model: "Model | str | Path" = "smollm2", **how: Any) -> pd.DataFrame:

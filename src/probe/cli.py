@@ -165,6 +165,35 @@ def rerun(
 
 
 @app.command()
+def reproduce(
+    names: Annotated[list[str] | None, typer.Argument(help="Studies; without any, a list")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All studies")] = False,
+    quick: Annotated[bool, typer.Option(help="Small sizes, kept apart from the full ones")] = False,
+    seed: Annotated[int, typer.Option(help="Of the first of the seeds")] = 0,
+    jobs: Annotated[int, typer.Option(help="How many run side by side, on one thread each")] = 1,
+    report: Annotated[bool, typer.Option(help="Only write the report from what is saved")] = False,
+) -> None:
+    """Measure published claims again; exit status 1 if a study fails to run."""
+    import probe
+
+    if report:
+        _out.print(f"wrote {probe.write_report(quick=quick)}")
+        return
+    if not names and not every:
+        _print_rows(("study", "about"), list(probe.studies().items()))
+        return
+    done = probe.reproduce(*(names or ()), quick=quick, seed=seed, jobs=jobs)
+    for one in done:
+        if one.said:
+            _out.print(escape(_printable(one.said)), highlight=False)
+    counts = [", ".join(f"{n} {verdict}" for verdict, n in one.verdicts.items()) for one in done]
+    names = [one.name for one in done]
+    _print_rows(("study", "claims"), zip(names, [c or "FAILED" for c in counts], strict=True))
+    if not all(one.folder for one in done):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     model: Annotated[str, typer.Argument(help="Name, hub id, folder or .gguf file")] = "smollm2",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",

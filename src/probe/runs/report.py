@@ -1,0 +1,100 @@
+"""All findings on one page: claim, published figure, ours, verdict; made from the saved results."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from probe.core.result import Result
+from probe.runs import store
+from probe.runs.study import FINDINGS, SIZES
+
+_ORDER = ("reproduced", "partly", "not reproduced", "reported", "left out")
+_ABOUT = """\
+Claims of published work, measured again. Each row has the published figure with its source and how
+well it is attested (read: in the source; second-hand: in notes on it; memory: not looked up;
+derived: arithmetic from formulas of the source; measured: by us, before the rule was written); our
+number with its 95 % bootstrap interval; and the verdict of a rule that was fixed before measuring.
+*Reproduced* needs the median and its whole interval on the right side of the line, and at least
+three seeds where training is ours (five for toys); else *partly* or *not reproduced*. A miss stands
+as a miss: no line was moved, nothing was tuned until it matched.
+"""
+
+
+def write_report(folder: Path, size: str) -> Path:
+    """Write ``REPORT.md``, or ``REPORT-quick.md``, in the folder of experiments.
+
+    Args:
+        folder: Of the experiments, with ``results/SIZE/NAME``.
+        size: ``full`` or ``quick``.
+    """
+    assert size in SIZES
+    where = folder / "results" / size
+    found = {path.name: path for path in sorted(where.glob("[!.]*")) if path.is_dir()}
+    results = {name: store.load(path / FINDINGS) for name, path in found.items()}
+    target = folder / ("REPORT.md" if size == "full" else "REPORT-quick.md")
+    partial = target.with_suffix(".partial")
+    partial.write_text(report(results, size), "utf-8")
+    partial.rename(target)
+    return target
+
+
+def report(results: dict[str, Result], size: str) -> str:
+    """The page, of results by name of study."""
+    command = "probe reproduce --all" + (" --quick" if size == "quick" else "")
+    parts = [f"# Published claims, measured again ({size} size)\n", _ABOUT]
+    parts.append(f"Made by `{command}`; `probe reproduce --report` writes it from what is saved.\n")
+    parts.append(_overview(results))
+    parts += [_section(name, result) for name, result in results.items()]
+    return "\n".join(parts)
+
+
+def _overview(results: dict[str, Result]) -> str:
+    rows = []
+    for name, result in results.items():
+        counts = result.frame.drop_duplicates("claim")["verdict"].value_counts()
+        hours = f"{result.provenance.wall_seconds / 3600:.2f}"
+        link = f"[{name}](#{name.replace(' ', '-')})"
+        rows.append([link, *(str(counts.get(verdict, 0)) for verdict in _ORDER), hours])
+    return _table(["study", *_ORDER, "hours"], rows)
+
+
+def _section(name: str, result: Result) -> str:
+    record = result.provenance
+    made = [f"run {record.run_id}", f"seed {record.seed}", f"{record.wall_seconds:.0f} s"]
+    made.append(f"script {record.task['hash']}")
+    if record.model:
+        made.append(f"{record.model['name']}, weights {record.model['weight_hash']}")
+    made += [f"{package} {number}" for package, number in record.versions.items()]
+    if record.git:
+        made.append(f"commit {record.git['commit'][:12]}{' + changes' * record.git['dirty']}")
+    options = ", ".join(f"{k} {v}" for k, v in record.defaulted.items())
+    rows = [_row(rows) for _, rows in result.frame.groupby("claim", sort=False)]
+    head = ["claim", "published", "rule", "ours", "verdict"]
+    parts = [f"## {name}\n", f"{record.task['paper']}. Sizes: {options}.\n", _table(head, rows)]
+    return "\n".join([*parts, f"<sub>{'; '.join([*made, *record.notes])}</sub>\n"])
+
+
+def _row(rows: pd.DataFrame) -> list[str]:
+    """One claim, its numbers below one another in one cell."""
+    first = rows.iloc[0]
+    published = f"{first.published} ({first.source}) [{first['mark']}]"
+    numbers = [_ours(row) for row in rows.to_dict("records") if row["measure"]]
+    verdict = f"**{first.verdict}**" + (f": {first.note}" if first.note else "")
+    return [first.claim, published, first.rule, "<br>".join(numbers), verdict]
+
+
+def _ours(row: dict) -> str:
+    number = f"{row['measure']}: {row['value']:.4g}"
+    if row["low"] < row["value"] or row["high"] > row["value"]:
+        number += f" [{row['low']:.4g}, {row['high']:.4g}]"
+    return number + (f", {row['n']} {row['over']}" if row["over"] else "")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([_cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A pipe would end the cell, a line break the table."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,144 @@
+"""Run the studies of a clone of the repository, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from probe.core.errors import OptionError, RunError, nearest
+from probe.core.result import Result
+from probe.runs import store
+from probe.runs.report import write_report
+from probe.runs.study import FINDINGS
+
+_DECORATOR = "@probe.study("
+
+
+def experiments() -> Path:
+    """The folder of experiments beside this installation.
+
+    Raises:
+        RunError: Probe is installed without one.
+    """
+    folder = Path(__file__).resolve().parents[3] / "experiments"
+    if not folder.is_dir():
+        raise RunError(
+            "the experiments are not part of this installation",
+            expected=f"{folder}",
+            remedy="run from a clone of the repository: pip install --editable .",
+        )
+    return folder
+
+
+def studies(folder: Path) -> dict[str, str]:
+    """Name → first line, of every script there that holds a study."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        text = path.read_text("utf-8")
+        if _DECORATOR in text:
+            found[path.stem] = text.lstrip().removeprefix('"""').split("\n")[0].removesuffix('"""')
+    return found
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """How one study went.
+
+    Attributes:
+        name: Of the study.
+        folder: Where its results are; None where the script failed.
+        said: What it printed.
+    """
+
+    name: str
+    folder: Path | None
+    said: str
+
+    @property
+    def verdicts(self) -> pd.Series:
+        """How many claims got each verdict."""
+        if self.folder is None:
+            return pd.Series(dtype=int)
+        frame = store.load(self.folder / FINDINGS).frame
+        return frame.drop_duplicates("claim")["verdict"].value_counts()
+
+
+def reproduce(
+    names: list[str],
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    jobs: int = 1,
+    folder: Path | None = None,
+) -> list[Reproduced]:
+    """Run studies, keep their results, and rewrite the report.
+
+    Args:
+        names: Studies; none means all.
+        quick: The small sizes; their results and report are kept apart from the full ones.
+        seed: Of the first of the seeds.
+        jobs: How many run side by side, each on one thread if there are several.
+        folder: Of the experiments; by default those of this clone.
+
+    Raises:
+        OptionError: There is no such study.
+        RunError: There is no folder of experiments.
+    """
+    folder = folder or experiments()
+    known = studies(folder)
+    for name in names:
+        if name not in known:
+            raise OptionError(f'there is no study "{name}"', remedy=nearest(name, known))
+    size = "quick" if quick else "full"
+
+    def one(name: str) -> Reproduced:
+        out = folder / "results" / size / name
+        threads = 1 if jobs > 1 else None
+        return _run(out, folder, name, quick, seed, threads=threads, quiet=jobs > 1)
+
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        done = list(pool.map(one, names or list(known)))
+    write_report(folder, size)
+    return done
+
+
+def again(old: Result, out: Path) -> Result:
+    """A study's findings from its record, measured again by the script as it is now.
+
+    Args:
+        old: The findings.
+        out: Where the new results go.
+
+    Raises:
+        RunError: The record is of options given by hand, or the script fails.
+    """
+    passed, name = old.provenance.passed, old.provenance.task["name"]
+    if passed["size"] not in ("full", "quick"):
+        raise RunError(
+            f"run {old.id} of {name} was made with options given by hand",
+            expected="a run of size full or quick",
+        )
+    quick, threads = passed["size"] == "quick", old.provenance.threads
+    done = _run(out / name, experiments(), name, quick, passed["seed"], threads=threads, quiet=True)
+    if done.folder is None:
+        raise RunError(f"{name} failed:\n{done.said}")
+    return store.load(done.folder / FINDINGS)
+
+
+def _run(
+    out: Path, folder: Path, name: str, quick: bool, seed: int, *, threads: int | None, quiet: bool
+) -> Reproduced:
+    """One script in its own process, printing as it goes unless it shall be quiet."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(folder / f"{name}.py"), "--seed", str(seed), "--out", str(out)]
+    command += ["--quick"] if quick else []
+    ran = subprocess.run(
+        command, check=False, text=True, cwd=folder.parent,
+        env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+        stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None,
+    )  # fmt: skip
+    return Reproduced(name, out if ran.returncode == 0 else None, ran.stdout or "")

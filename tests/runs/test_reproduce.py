@@ -1,0 +1,147 @@
+"""A study from its script to the report: run, keep, compare, tell."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import probe
+from probe.core.errors import OptionError, RunError
+from probe.runs import reproduce
+from probe.runs.report import report, write_report
+from probe.runs.study import FINDINGS, Study
+
+SCRIPT = '''"""Coins: do they land as published?"""
+
+import probe
+
+FAIR = probe.Claim(
+    "a coin | is fair", published="1/2", source="Bernoulli 1713", mark="memory",
+    rule="R: within 0.1", reproduced={"heads": probe.between(0.4, 0.6)},
+)
+
+
+@probe.study(paper="Bernoulli 1713", full={"n": 4}, quick={"n": 3})
+def coins(*, seed: int, n: int):
+    yield FAIR.judge({"heads": probe.over_seeds([0.5 + 0.01 * s for s in range(seed, seed + n)])})
+
+
+if __name__ == "__main__":
+    coins.main()
+'''
+
+CLAIM = probe.Claim("c", "p", "s", "derived", "r", {"x": probe.at_least(1)})
+SHOWN = probe.Exhibit(
+    "Line of x", pd.DataFrame({"step": [0, 1], "value": [0.5, 2.0]}),
+    {"step": "training step", "value": "x"}, probe.View(kind="line", x="step"),
+)  # fmt: skip
+
+
+@probe.study(paper="nobody", full={"n": 3}, quick={"n": 1})
+def made_up(*, seed: int, n: int) -> Iterator[Any]:
+    yield CLAIM.judge({"x": probe.over_seeds([1.0 + seed] * n)})
+    yield SHOWN
+    yield probe.load_model("toy")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of experiments with one study and one other script."""
+    (tmp_path / "coins.py").write_text(SCRIPT)
+    (tmp_path / "other.py").write_text('"""No study."""')
+    return tmp_path
+
+
+def test_a_study_of_each_size_keeps_findings_exhibits_and_the_record(tmp_path: Path) -> None:
+    outcome = made_up.run("full", seed=2)
+    place = outcome.save(tmp_path / "made_up")
+    findings = probe.load_result(place / FINDINGS)
+    assert findings.frame.verdict.tolist() == ["reproduced"]
+    record = findings.provenance
+    assert (record.method, record.seed, record.defaulted) == ("reproduce:made_up", 2, {"n": 3})
+    assert record.passed == {"size": "full", "seed": 2}
+    assert record.model["name"] == "toy"
+    assert record.task["hash"] == made_up.hash
+    assert record.versions["torch"]
+    exhibit = probe.load_result(place / "line-of-x")
+    assert exhibit.frame.value.tolist() == [0.5, 2.0]
+    assert exhibit.plot().data
+    assert made_up.run("quick").findings.frame.verdict.tolist() == ["partly"]
+
+
+def test_a_second_run_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    first = made_up.run("quick").save(tmp_path / "x")
+    second = made_up.run({"n": 2}).save(tmp_path / "x")
+    assert first == second
+    assert probe.load_result(first / FINDINGS).frame.n.tolist() == [2]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["x"]
+
+
+def test_a_study_has_its_sizes_and_yields_its_things() -> None:
+    with pytest.raises(OptionError, match='no size "quik".*\n.*"quick"'):
+        made_up.run("quik")
+    wrong = Study("wrong", "", {"full": {}}, lambda seed: iter([3]))
+    with pytest.raises(OptionError, match="wrong yields int"):
+        wrong.run()
+
+
+def test_scripts_run_and_the_report_is_written(folder: Path) -> None:
+    assert reproduce.studies(folder) == {"coins": "Coins: do they land as published?"}
+    done = reproduce.reproduce([], quick=True, seed=5, jobs=2, folder=folder)
+    assert [one.verdicts.to_dict() for one in done] == [{"reproduced": 1}]
+    assert "reproduced" in done[0].said
+    text = (folder / "REPORT-quick.md").read_text("utf-8")
+    assert "heads: 0.56 [0.55, 0.57], 3 seeds" in text
+    assert "1/2 (Bernoulli 1713) [memory]" in text
+    assert r"a coin \| is fair" in text
+    assert "| [coins](#coins) | 1 | 0 | 0 | 0 | 0 |" in text
+    assert not (folder / "REPORT.md").exists()
+
+
+@pytest.mark.slow
+def test_a_script_that_fails_leaves_the_old_results(folder: Path) -> None:
+    reproduce.reproduce(["coins"], quick=True, folder=folder)
+    (folder / "coins.py").write_text(SCRIPT.replace("yield", "1 / 0; yield"))
+    failed = reproduce.reproduce(["coins"], quick=True, jobs=2, folder=folder)[0]
+    assert failed.folder is None
+    assert failed.verdicts.empty
+    assert "ZeroDivisionError" in failed.said
+    assert "0.51" in write_report(folder, "quick").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_rerun_measures_again_and_compares(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "experiments", lambda: folder)
+    done = probe.reproduce("coins", quick=True)[0]
+    assert probe.rerun(done.folder / FINDINGS).same
+    (folder / "coins.py").write_text(SCRIPT.replace("0.01", "0.02"))
+    differs = probe.rerun(done.folder / FINDINGS)
+    assert not differs.same
+    assert differs.difference == pytest.approx(0.02)
+    (folder / "coins.py").write_text("1 / 0  # @probe.study(")
+    with pytest.raises(RunError, match="coins failed"):
+        probe.rerun(done.folder / FINDINGS)
+
+
+def test_a_run_with_options_given_by_hand_cannot_be_run_again() -> None:
+    with pytest.raises(RunError, match="options given by hand"):
+        probe.rerun(made_up.run({"n": 1}).findings)
+
+
+def test_no_study_of_that_name(folder: Path) -> None:
+    with pytest.raises(OptionError, match='no study "coin"'):
+        reproduce.reproduce(["coin"], folder=folder)
+
+
+def test_an_installation_without_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "__file__", "/nowhere/src/probe/runs/reproduce.py")
+    with pytest.raises(RunError, match="not part of this installation"):
+        reproduce.experiments()
+
+
+def test_left_out_rows_say_why() -> None:
+    left = Study("s", "p", {"full": {}}, lambda seed: iter([CLAIM.leave_out("needs 48 layers")]))
+    text = report({"s": left.run().findings}, "full")
+    assert "**left out**: needs 48 layers" in text
