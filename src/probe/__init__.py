@@ -22,6 +22,9 @@ _HOME: dict[str, str] = {
     "runs": "probe.api",
     "diff": "probe.api",
     "doctor": "probe.api",
+    "merge": "probe.api",
+    "weight_task_vector": "probe.api",
+    "compare_weight_vectors": "probe.api",
     # values
     "Task": "probe.core.task",
     "Prompt": "probe.core.task",

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from probe.core import provenance
-from probe.core.errors import OptionError, ProbeWarning, RunError, TaskError
+from probe.core.errors import OptionError, ProbeWarning, RunError, TaskError, nearest
 from probe.core.model import Model
 from probe.core.registry import METHODS, Method
 from probe.core.result import Result
@@ -23,8 +23,11 @@ from probe.core.task import Encoded, Prompt, Task
 from probe.corpora import load_corpus, write_corpus
 from probe.dictionaries.files import load_dictionary
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
+from probe.models import task_vector
 from probe.models.load import load_model
+from probe.models.merge import merge
 from probe.models.sources import ALWAYS_THERE
+from probe.models.task_vector import WeightVector, weight_task_vector
 from probe.runs import compare, report, store
 from probe.runs import reproduce as reproducing
 from probe.runs.reproduce import Reproduced
@@ -33,6 +36,7 @@ from probe.tasks import TASKS, load_task
 from probe.tasks.check import check
 
 __all__ = [
+    "compare_weight_vectors",
     "diff",
     "doctor",
     "fit_tuned_lens",
@@ -41,6 +45,7 @@ __all__ = [
     "load_model",
     "load_result",
     "load_task",
+    "merge",
     "methods",
     "models",
     "reproduce",
@@ -49,6 +54,7 @@ __all__ = [
     "runs",
     "studies",
     "tasks",
+    "weight_task_vector",
     "write_corpus",
     "write_report",
 ]
@@ -408,6 +414,43 @@ def doctor(model: "Model | str | Path" = "smollm2", **how: Any) -> pd.DataFrame:
 
     loaded: Any = load_model(model, **how) if isinstance(model, str | Path) else model
     return table(loaded.checks)
+
+
+def compare_weight_vectors(
+    vectors: Mapping[str, WeightVector],
+    *,
+    measure: str = "norm",
+    by: task_vector.By = "layer",
+) -> Result:
+    """How far task vectors move each part of the weights, or how alike their directions are.
+
+    Args:
+        vectors: Name → vector, all from one checkpoint.
+        measure: ``norm`` of each vector, also relative to the weights; ``cosine`` between each two.
+        by: ``layer``: all tensors of a layer together, embeddings and the final norm left out;
+            or ``tensor``, by its name in the checkpoint, for each layer.
+
+    Cost: reads every checkpoint once, a slice at a time.
+    """
+    watch, started = provenance.Stopwatch(), provenance.now()
+    ask = {"norm": task_vector.norms, "cosine": task_vector.cosines}
+    if measure not in ask:
+        raise OptionError(f'there is no measure "{measure}"', remedy=nearest(measure, ask))
+    frame = ask[measure](vectors, by)
+    record = provenance.Provenance(
+        run_id=provenance.new_run_id(),
+        started=started,
+        method="compare_weight_vectors",
+        passed={"vectors": {k: repr(v) for k, v in vectors.items()}, "measure": measure, "by": by},
+        defaulted={},
+        model={"name": next(iter(vectors.values())).pre.name},
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+        wall_seconds=round(watch.seconds, 3),
+        peak_bytes=provenance.peak_bytes(),
+    )
+    columns = {str(name): task_vector.COLUMNS[str(name)] for name in frame.columns}
+    return Result(frame, columns, task_vector.view(measure, by), record)
 
 
 # --- drawing and keeping -------------------------------------------------------------------------

