@@ -4,8 +4,11 @@ Aims on four IOI pairs: 12 times for heads, 30 for the residual, 2.5 where the p
 prefix, within 1.5 of the FLOP floor for heads, equal to 1e-4.
 """
 
+import sys
+
+import pandas as pd
 import torch
-from timing import PeakMemory, in_turns, machine, matrix_rate, once
+from timing import PeakMemory, in_turns, machine, once
 from transformer_lens import patching
 
 import probe
@@ -61,11 +64,14 @@ def floor_seconds(model: probe.Model, encoded: probe.Encoded, sweep: str, rate: 
     return total * per_token / rate
 
 
-def peer(model: probe.Model, encoded: probe.Encoded, sweep: str) -> torch.Tensor:
-    """transformer_lens.patching on the same bridge: [layer, head] or [layer, pos], mean metric."""
-    bridge = model.bridge
+def peer(model: probe.Model, encoded: probe.Encoded, sweep: str, every: int) -> torch.Tensor:
+    """transformer_lens.patching on the same bridge, every so many cells: the mean metric of each.
+
+    Each of its cells is one forward pass, so a part of the sweep tells what all of it costs.
+    """
+    bridge, heads = model.bridge, sweep == "heads"
     with torch.no_grad():
-        kind = "z" if sweep == "heads" else "resid_pre"
+        kind = "z" if heads else "resid_pre"
         names = {probe.Site(kind, layer).hook_name for layer in range(model.dims.n_layers)}
         _, cache = bridge.run_with_cache(encoded.clean, names_filter=lambda name: name in names)
 
@@ -74,37 +80,54 @@ def peer(model: probe.Model, encoded: probe.Encoded, sweep: str) -> torch.Tensor
             a, b = encoded.answers[:, None], encoded.wrong_answers[:, None]
             return (last.gather(1, a) - last.gather(1, b)).mean()
 
-        patch = {
-            "heads": patching.get_act_patch_attn_head_out_all_pos,
-            "residual": patching.get_act_patch_resid_pre,
-        }[sweep]
-        return patch(bridge, encoded.corrupted, cache, metric)
+        second = range(model.dims.n_heads if heads else encoded.clean.shape[1])
+        cells = [(layer, one) for layer in range(model.dims.n_layers) for one in second][::every]
+        return patching.generic_activation_patch(
+            bridge,
+            encoded.corrupted,
+            cache,
+            metric,
+            patching.layer_head_vector_patch_setter if heads else patching.layer_pos_patch_setter,
+            kind,
+            index_df=pd.DataFrame(cells, columns=["layer", "head" if heads else "pos"]),
+        )
 
 
 def compare(
     model: probe.Model,
     task: probe.Task,
     label: str,
-    rate: float,
     only: tuple[str, ...] = ("heads", "residual"),
+    every: int = 1,
 ) -> None:
+    """One line for each sweep. Beside each sweep stands the machine's matrix rate at that time."""
     encoded = task.encode(model)
+    size = 1536
+    a, b = torch.randn(size, size), torch.randn(size, size)
     for name, edit_sets in sweeps(model, encoded).items():
         if name not in only:
             continue
-        model.sweep(encoded, edit_sets[:4])
         with PeakMemory() as memory:
-            ours, values = once(lambda sets=edit_sets: model.sweep(encoded, sets))
-        theirs, table = once(lambda name=name: peer(model, encoded, name))
-        again, _ = once(lambda sets=edit_sets: model.sweep(encoded, sets))
-        ours = min(ours, again)
-        gap = float((values.mean(1) - table.flatten()).abs().max())
+            values = model.sweep(encoded, edit_sets)
+        theirs, table = once(lambda name=name: peer(model, encoded, name, every))
+        theirs *= len(edit_sets) / len(table)
+        took = in_turns(
+            {
+                "ours": lambda sets=edit_sets: model.sweep(encoded, sets),
+                "products": lambda: [a @ b for _ in range(40)],
+            },
+            rounds=3,
+        )
+        rate = 40 * 2 * size**3 / took["products"]
+        gap = float((values.mean(1)[::every] - table.flatten()).abs().max())
         floor = floor_seconds(model, encoded, name, rate)
         width, first = int(encoded.lengths.max()), int(encoded.first_difference.min())
+        part = "" if every == 1 else f" (from {len(table)} cells)"
         print(
             f"| {label} | {len(encoded)} × {width}, from {first} | {name} | {len(edit_sets)} | "
-            f"{theirs:.1f} | {ours:.2f} | **{theirs / ours:.1f}** | {gap:.0e} | "
-            f"{ours / floor:.2f} | {memory.mib:.0f} |",
+            f"{theirs:.1f}{part} | {took['ours']:.2f} | **{theirs / took['ours']:.1f}** | "
+            f"{gap:.0e} | {took['ours'] / floor:.2f} of {rate / 1e9:.0f} GFLOP/s | "
+            f"{memory.mib:.0f} |",
             flush=True,
         )
 
@@ -150,29 +173,48 @@ def growth(model: probe.Model) -> None:
         print(f"| 4 pairs, layers {start} and up | {times[0]:.2f} | {times[1]:.2f} |")
 
 
-def main() -> None:
+def heads_and_residual(model: probe.Model) -> None:
+    compare(model, ioi(4), "IOI")
+
+
+def other_prompts(model: probe.Model) -> None:
+    compare(model, ioi(4, shared=False), "no shared prefix", every=3)
+    # one forward a cell takes the peer an hour for the residual here: heads only
+    compare(model, ioi(4, PREFIX * 5), "100-token shared prefix", only=("heads",), every=10)
+    compare(model, ioi(32), "32 pairs", only=("heads",), every=10)
+
+
+def other_models(model: probe.Model) -> None:
+    for label, small in small_models().items():
+        compare(small, ioi(4), label)
+    encoded = ioi(4).encode(model)
+    plain = in_turns({"f": lambda: model.forward(encoded.corrupted)}, rounds=3)["f"]
+    with PeakMemory() as memory:
+        model.forward(encoded.corrupted)
+    print(f"\nOne plain forward of the four pairs: {plain:.3f} s, {memory.mib:.0f} MiB more.")
+
+
+PARTS = {
+    "pairs": heads_and_residual,
+    "prompts": other_prompts,
+    "models": other_models,
+    "growth": growth,
+}
+
+
+def main(parts: list[str]) -> None:
+    """All parts, or those named: ``bench_patching.py pairs growth``."""
     model = probe.load_model("smollm2")
-    rate = matrix_rate()
     print(f"## Activation patching, {machine()}\n")
-    print(f"Machine's limit: {rate / 1e9:.0f} GFLOP/s, float32. SmolLM2-135M.\n")
+    print("SmolLM2-135M, float32.\n")
     print(
         "| case | prompts × tokens | sweep | cells | transformer_lens, s | probe, s | ratio | "
         "largest difference | probe / FLOP floor | extra memory, MiB |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    compare(model, ioi(4), "IOI", rate)
-    compare(model, ioi(4, shared=False), "no shared prefix", rate)
-    for label, small in small_models().items():
-        compare(small, ioi(4), label, rate)
-    # one forward a cell takes the peer an hour for the residual here: heads only
-    compare(model, ioi(4, PREFIX * 5), "100-token shared prefix", rate, only=("heads",))
-    compare(model, ioi(32), "32 pairs", rate, only=("heads",))
-    plain = in_turns({"f": lambda: model.forward(ioi(4).encode(model).corrupted)}, rounds=3)["f"]
-    with PeakMemory() as memory:
-        model.forward(ioi(4).encode(model).corrupted)
-    print(f"\nOne plain forward of the four pairs: {plain:.3f} s, {memory.mib:.0f} MiB more.")
-    growth(model)
+    for part in parts or PARTS:
+        PARTS[part](model)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
