@@ -35,7 +35,6 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 ALONE: dict[str, dict[str, Any]] = {
     "ablation": {"ablations": ["zero"]},
-    "causal_tracing": {"subject": "{place}", "draws": 1, "noise": 0.0},
 }
 """Options under which a method draws nothing from the other prompts."""
 

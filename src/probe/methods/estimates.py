@@ -15,7 +15,7 @@ from probe.core.site import KINDS, Site
 from probe.core.task import Encoded
 from probe.core.trace import Trace
 from probe.methods import attention_fix
-from probe.methods.patching import AXES_OF, By, Cell, Direction
+from probe.methods.patching import AXES_OF, By, Cell, Direction, site_of
 
 _BLOCK_WRITES = ("attn_out", "mlp_out")
 
@@ -64,7 +64,7 @@ def record(
     """
     on_corrupted = direction == "denoise"
     last = Site("resid_post", model.dims.n_layers - 1)
-    sites = [Site(kind, layer) for layer in layers]
+    sites = [site_of(kind, layer) for layer in layers]
     extra = [Site(one, layer) for one in also for layer in layers]
     base, gradient = model.gradients(
         encoded, [*sites, *extra, last], metric, corrupted=on_corrupted
@@ -102,7 +102,7 @@ def linear_effects(
     """First-order change of the metric when each cell is patched: difference · gradient."""
     values = {}
     for layer in {cell.layer for cell in cells}:
-        site = Site(kind, layer)
+        site = site_of(kind, layer)
         slope = _wide(gradient[site])
         difference = _wide(pair.source[site]) - _wide(pair.base[site])
         # Masked scores are minus infinity in both runs, and nothing depends on them.

@@ -52,8 +52,8 @@ def cells(
     positions: Sequence[int] | None,
     neurons: Sequence[int] | None,
 ) -> list[Cell]:
-    """Every cell of a sweep, in layer order; each list narrows its axis."""
-    site = first_site(kind)
+    """Every cell of a sweep, in layer order; each list narrows its axis. ``embed`` is layer 0."""
+    site = site_of(kind, 0)
     axes = AXES_OF[by]
     if "head" in axes and site.head_axis is None:
         raise OptionError(f"{kind} has no heads to sweep", remedy='by="position"')
@@ -61,6 +61,7 @@ def cells(
         raise OptionError(f"{kind} has no neurons", expected="mlp_post, mlp_pre or a residual site")
     n_heads = model.dims.size(site.head_axis or "head", batch=1, pos=1)
     width = int(encoded.lengths.max())
+    n_layers = model.dims.n_layers if site.layer is not None else 1
     along = {
         "head": _chosen("head", heads, n_heads) if "head" in axes else [None],
         "pos": _chosen("pos", positions, width) if "pos" in axes else [None],
@@ -68,23 +69,23 @@ def cells(
     }
     return [
         Cell(layer, head, pos, neuron)
-        for layer in _chosen("layer", layers, model.dims.n_layers)
+        for layer in _chosen("layer", layers, n_layers)
         for head in along["head"]
         for pos in along["pos"]
         for neuron in along["neuron"]
     ]
 
 
-def first_site(kind: str) -> Site:
-    """A site of the kind, refusing kinds that have no layers."""
+def site_of(kind: str, layer: int) -> Site:
+    """The site of a kind in a layer; what lies outside the blocks, like ``embed``, has one site."""
     if kind not in KINDS:
         raise OptionError(f'there is no site kind "{kind}"', remedy=nearest(kind, KINDS))
-    return Site(kind, 0) if KINDS[kind].per_layer else Site(kind)
+    return Site(kind, layer) if KINDS[kind].per_layer else Site(kind)
 
 
 def default_by(kind: str) -> By:
     """Heads where the site has them, else positions."""
-    return "head" if first_site(kind).head_axis else "position"
+    return "head" if site_of(kind, 0).head_axis else "position"
 
 
 def view_of_cells(kind: str, by: By | None, scale: Scale = "signed") -> View:
@@ -112,7 +113,7 @@ def patches(
     """
     made = []
     for cell in cell_list:
-        site = Site(kind, cell.layer) if KINDS[kind].per_layer else Site(kind)
+        site = site_of(kind, cell.layer)
         value = source[site] if replacement is None else replacement[cell.layer]
         where: dict[str, int | Tensor] = {}
         if cell.pos is not None:

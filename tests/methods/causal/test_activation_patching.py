@@ -13,6 +13,7 @@ from probe.core.progress import listening
 from probe.core.registry import METHODS
 from probe.core.task import Encoded, Task
 from probe.methods.causal.activation_patching import activation_patching
+from probe.methods.causal.attribution_patching import attribution_patching
 from probe.models.bridge import BridgeModel
 
 pytestmark = pytest.mark.slow  # a minute or so: left to make test
@@ -85,6 +86,20 @@ def test_a_layers_whole_residual_carries_everything(
     assert frame["raw"].to_numpy() == pytest.approx(there.to_numpy(), abs=1e-5)
     means = frame.groupby("layer")["value"].mean()
     assert means.to_numpy() == pytest.approx(1.0 if direction == "denoise" else 0.0, abs=1e-5)
+
+
+def test_the_embedding_is_swept_by_position(toy: BridgeModel) -> None:
+    """Rotary positions are not added to it, so it is the first residual stream."""
+    encoded = pairs(toy)
+    cells = activation_patching(toy, encoded, kind="embed")
+    first = activation_patching(toy, encoded, kind="resid_pre", layers=[0])
+    close = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}  # ragged: no cell past an end
+    torch.testing.assert_close(grid(cells, "raw"), grid(first, "raw"), **close)
+    whole = activation_patching(toy, encoded, kind="embed", by="layer")
+    assert whole["raw"].to_numpy() == pytest.approx(whole["clean"].to_numpy(), abs=1e-5)
+    estimate = attribution_patching(toy, encoded, kind="embed")
+    same = attribution_patching(toy, encoded, kind="resid_pre", layers=[0])
+    torch.testing.assert_close(grid(estimate), grid(same), **close)
 
 
 def test_before_the_first_difference_nothing_moves(toy: BridgeModel) -> None:

@@ -158,8 +158,8 @@ def test_seeds_change_the_draws_and_more_draws_settle_the_mean(toy: BridgeModel)
 
 
 def test_a_prompt_is_traced_as_it_would_be_alone(toy: BridgeModel) -> None:
-    together = traced(toy, facts(toy), noise=0.0)
-    alone = traced(toy, facts(toy, [1]), noise=0.0).assign(batch=1)
+    together = traced(toy, facts(toy))
+    alone = traced(toy, facts(toy, [1])).assign(batch=1)
     both = together.merge(alone, on=["batch", "layer", "pos", "token", "part"])
     assert len(both) == len(alone)
     assert both["raw_x"].to_numpy() == pytest.approx(both["raw_y"].to_numpy(), abs=1e-5)

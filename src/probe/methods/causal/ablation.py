@@ -15,11 +15,11 @@ from probe.core.model import Model
 from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.result import View
-from probe.core.site import KINDS, Site
+from probe.core.site import KINDS
 from probe.core.task import Encoded
 from probe.core.trace import Trace
 from probe.methods.patching import By as AnyBy
-from probe.methods.patching import Cell, cells, default_by, patches, table, view_of_cells
+from probe.methods.patching import Cell, cells, default_by, patches, site_of, table, view_of_cells
 
 Ablation = Literal["zero", "mean", "resample"]
 By = Literal["layer", "position", "head", "neuron"]
@@ -164,7 +164,7 @@ def _replaced(
     """What stands in for each layer's activation."""
     made = {}
     for layer in depths:
-        site = Site(kind, layer) if KINDS[kind].per_layer else Site(kind)
+        site = site_of(kind, layer)
         value = there[site]
         if how == "zero":
             made[layer] = value.new_zeros(())

@@ -24,6 +24,7 @@ from probe.methods.patching import (
     default_by,
     normalised,
     patches,
+    site_of,
     table,
     view_of_cells,
 )
@@ -100,8 +101,8 @@ def activation_patching(
     if not listed:
         raise OptionError("no cell is left to patch", remedy="name at least one layer")
     base = "corrupted" if direction == "denoise" else "clean"
-    sites = sorted({cell.layer for cell in listed})
-    source = model.trace(encoded, [(kind, layer) for layer in sites], corrupted=base == "clean")
+    sites = [site_of(kind, layer) for layer in sorted({cell.layer for cell in listed})]
+    source = model.trace(encoded, sites, corrupted=base == "clean")
     replacement = None
     if along is not None:
         replacement = _along(model, encoded, source, along, corrupted=base == "corrupted")

@@ -1,5 +1,6 @@
 """Where a fact is looked up: noise on the subject, and one clean state put back at a time."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -182,7 +183,6 @@ def _noises(
     seed: int,
 ) -> list[list[Edit]]:
     """For each draw, edits that add noise to the subject's tokens; another for each prompt."""
-    generator = torch.Generator().manual_seed(seed)
     embedding = model.weights.W_E
     scale = 1.0
     if "embed" in model.sites:  # some architectures multiply what they look up
@@ -190,18 +190,30 @@ def _noises(
         looked_up = embedding[encoded.clean.to(embedding.device)]
         scale = float(entered.norm() / looked_up.norm())
     sd = noise * scale * float(embedding.float().std())
-    shape = (len(encoded), 1, model.dims.d_model)
+    turns = in_turn(spans)
+    size = (draws, len(turns), model.dims.d_model)
+    drawn = torch.stack([_drawn(encoded, row, size, seed) for row in range(len(encoded))])
     made = []
-    for _ in range(draws):
+    for draw in range(draws):
         edits = []
-        for turn, at in enumerate(in_turn(spans)):
-            value = sd * torch.randn(shape, generator=generator)
+        for turn, at in enumerate(turns):
+            value = sd * drawn[:, draw, turn, None]
             value[[turn >= len(span) for span in spans]] = 0.0  # its subject has fewer tokens
             edits.append(
                 Edit(Site("resid_pre", 0), "add", value, {"pos": at}, f"noise, sd {sd:.3g}")
             )
         made.append(edits)
     return made
+
+
+def _drawn(
+    encoded: Encoded, row: int, size: tuple[int, int, int], seed: int
+) -> Float[Tensor, "draws turns d_model"]:
+    """A prompt's own noise, whatever prompts stand beside it."""
+    draws, turns, width = size
+    ids = encoded.clean[row, : int(encoded.lengths[row])].tolist()
+    generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, ids)).encode()))
+    return torch.stack([torch.randn(draws, width, generator=generator) for _ in range(turns)], 1)
 
 
 def _table(
