@@ -24,6 +24,9 @@ PAGES = [
         "screens/attention.py", title="Attention", icon=":material/grid_on:", url_path="attention"
     ),
     st.Page(
+        "screens/head.py", title="Head", icon=":material/center_focus_strong:", url_path="head"
+    ),
+    st.Page(
         "screens/attribution.py",
         title="Attribution",
         icon=":material/waterfall_chart:",

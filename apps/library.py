@@ -89,6 +89,19 @@ def run(
         return probe.run(method, model=loaded.model, **about, **options)
 
 
+@st.cache_data(max_entries=ANSWERS_KEPT, show_spinner=False)
+def ask_task(
+    method: str, model: str, task: str, n: int, options: Mapping[str, Any]
+) -> tuple[probe.Result, str]:
+    """What the method found on a built-in task, and the code that makes it again."""
+    loaded = load(model)
+    with loaded.turn:
+        result = probe.run(method, model=loaded.model, task=probe.load_task(task, n=n), **options)
+    lines, _ = _preamble(model, None)
+    call = _call(method, f", task=probe.load_task({task!r}, n={n})", options)
+    return result, "\n".join([*lines, f"result = {call}", "result.summary()"])
+
+
 def run_heard(
     method: str,
     loaded: Loaded,

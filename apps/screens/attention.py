@@ -124,6 +124,12 @@ def body() -> None:
     with errors.boxed():
         wall(here, appearance)
     detail(here, appearance)
+    st.page_link(
+        "screens/head.py",
+        label=f"All about {Head(here.state.layer, here.state.head)}",
+        icon=":material/center_focus_strong:",
+        query_params=here.state.to_query(),
+    )
     with errors.boxed():
         on_text(here, appearance)
 

@@ -9,11 +9,11 @@ import torch
 from loaded import load_family
 
 from probe.core.errors import ProbeWarning
+from probe.core.norms import LinearNorm
 from probe.core.site import Site
 from probe.models import doctor
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
-from probe.models.norms import LinearNorm
 
 
 @pytest.fixture

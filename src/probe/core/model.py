@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +11,17 @@ from torch import Tensor
 
 from probe.core.edit import Edit
 from probe.core.metric import Metric
+from probe.core.norms import LinearNorm
 from probe.core.progress import Report
+from probe.core.rotary import Scoring
 from probe.core.site import Site, SiteLike
 from probe.core.task import Encoded
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
+
+NormPlace = Literal["attn_in", "attn_out", "mlp_in", "mlp_out", "q", "k", "final"]
+"""Where a norm stands: before a part of a block, after what it writes, on queries or keys of all
+heads, before the unembedding."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,18 @@ class Weights(Protocol):
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Output projection of a layer."""
+        ...
+
+    def b_Q(self, layer: int) -> Float[Tensor, "head d_head"]:
+        """Query biases of a layer, zeros where there are none."""
+        ...
+
+    def b_K(self, layer: int) -> Float[Tensor, "kv_head d_head"]:
+        """Key biases of a layer, zeros where there are none."""
+        ...
+
+    def b_V(self, layer: int) -> Float[Tensor, "kv_head d_head"]:
+        """Value biases of a layer, zeros where there are none."""
         ...
 
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
@@ -267,6 +285,21 @@ class Model(Protocol):
 
         Where a block normalises what it writes (Gemma 2 and 3), the norm is applied as a linear
         map with the denominator of ``total``, the sum of all parts; elsewhere nothing changes.
+        """
+        ...
+
+    def norm(self, place: NormPlace, layer: int | None = None) -> LinearNorm | None:
+        """A norm as a linear map, None where a layer has none there.
+
+        ``q`` and ``k`` are as wide as a head, or as all heads where they are normalised together.
+        """
+        ...
+
+    def scoring(self, layer: int) -> Scoring:
+        """How a layer makes attention scores of queries and keys: norms, rotation, scale, cap.
+
+        Found by comparison with the scores it makes on a few tokens, and refused where none of the
+        forms we know gives them.
         """
         ...
 

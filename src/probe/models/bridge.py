@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,16 +20,17 @@ from probe.core.errors import (
     TaskError,
 )
 from probe.core.metric import Metric, get_metric
-from probe.core.model import Dims, Generation, site_shape
+from probe.core.model import Dims, Generation, NormPlace, site_shape
+from probe.core.norms import LinearNorm
 from probe.core.progress import Report
+from probe.core.rotary import Scoring
 from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded, pad
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
-from probe.models import doctor, replay
+from probe.models import doctor, replay, scoring
 from probe.models.generate import generate as _generate
 from probe.models.hooks import Hook, Stop, as_torch_hook, placed
-from probe.models.norms import LinearNorm
 from probe.models.recorder import Recorder
 from probe.models.sample import sample as _sample
 from probe.models.spec import ModelSpec
@@ -461,6 +463,39 @@ class BridgeModel:
         """Bias of the norm a block applies to what it writes, zeros if none."""
         norm = self._post_norms[kind][layer]
         return torch.zeros_like(self.read_out_bias) if norm is None else norm.bias
+
+    def norm(self, place: NormPlace, layer: int | None = None) -> LinearNorm | None:
+        """A norm as a linear map, None where there is none; see the protocol."""
+        if not self.dims.causal:
+            raise ModelError(
+                f"{self.name} is an encoder: its blocks normalise the residual stream itself",
+                expected="a causal model",
+            )
+        if place == "final" or layer is None:
+            return self._ln_final
+        if place in self._post_norms:
+            return self._post_norms[place][layer]
+        block, width = self._bridge.blocks[layer], self.dims.d_model
+        name, owner = {
+            "attn_in": ("ln1", block), "mlp_in": ("ln2", block),
+            "q": ("q_norm", block.attn), "k": ("k_norm", block.attn),
+        }[place]  # fmt: skip
+        if name not in owner.submodules:
+            return None
+        module = getattr(owner, name)
+        if place in ("q", "k"):
+            width = max(module.weight.shape[0], self.dims.d_head)
+        return LinearNorm.measure(
+            module, width, torch.zeros((), device=self.device, dtype=self.dtype)
+        )
+
+    @cached_property
+    def _scorings(self) -> list[Scoring]:
+        return scoring.find(self)
+
+    def scoring(self, layer: int) -> Scoring:
+        """How a layer makes attention scores of queries and keys; see the protocol."""
+        return self._scorings[layer]
 
     # --- intervening in bulk -----------------------------------------------------------------
 

@@ -49,6 +49,18 @@ class BridgeWeights:
         """Output projection of a layer."""
         return self._read(layer, "attn", "W_O")
 
+    def b_Q(self, layer: int) -> Float[Tensor, "head d_head"]:
+        """Query biases of a layer, zeros where there are none."""
+        return self._bias(layer, "b_Q", self._dims.n_heads)
+
+    def b_K(self, layer: int) -> Float[Tensor, "kv_head d_head"]:
+        """Key biases of a layer, zeros where there are none."""
+        return self._bias(layer, "b_K", self._dims.n_kv_heads)
+
+    def b_V(self, layer: int) -> Float[Tensor, "kv_head d_head"]:
+        """Value biases of a layer, zeros where there are none."""
+        return self._bias(layer, "b_V", self._dims.n_kv_heads)
+
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """What the MLP's neurons read (the linear branch where there is a gate)."""
         return self._matrix(layer, "in", self._dims.d_model)
@@ -66,6 +78,12 @@ class BridgeWeights:
     def _read(self, layer: int, part: str, name: str) -> Tensor:
         weight = getattr(getattr(self._bridge.blocks[layer], part), name)
         return weight.detach()
+
+    def _bias(self, layer: int, name: str, n_heads: int) -> Tensor:
+        bias = getattr(self._bridge.blocks[layer].attn, name)
+        if bias is None:
+            return self.W_E.new_zeros(n_heads, self._dims.d_head)
+        return bias.detach()
 
     def _mlp(self, layer: int) -> Any:
         if self._dims.n_experts:

@@ -13,16 +13,17 @@ class LinearNorm:
     """``y = gain * (x - mean(x) if centred) / scale + bias``.
 
     LayerNorm and RMSNorm in all their spellings (a gain stored as ``w`` or as ``w - 1``, with or
-    without bias) are measured rather than looked up: the layer is called on two vectors.
+    without bias) are measured rather than looked up: the layer is called on a few vectors.
     """
 
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"]
     centred: bool
+    eps: float = 0.0
 
     @classmethod
     def measure(cls, norm: Any, d_model: int, like: Tensor) -> "LinearNorm":
-        """Find gain, bias and centring of a norm layer.
+        """Find gain, bias, centring and eps of a norm layer.
 
         Args:
             norm: The layer.
@@ -34,11 +35,33 @@ class LinearNorm:
         signs = torch.ones(d_model, dtype=torch.float64)
         signs[1::2] = -1
         x = (64 * steps * signs).to(like)
-        up, down, shifted = (norm(v[None])[0].double() for v in (x, -x, x + 64))
+        small = x / 2**16  # about 1e-3, beside which eps is much
+        with torch.no_grad():
+            up, down, shifted, up_small, down_small = (
+                norm(v[None])[0].double() for v in (x, -x, x + 64, small, -small)
+            )
         centred = torch.allclose(up, shifted, rtol=1e-2, atol=1e-3)
         core = x.double() - x.double().mean() if centred else x.double()
-        gain = (up - down) / 2 * core.pow(2).mean().sqrt() / core
-        return cls(gain.to(like), ((up + down) / 2).to(like), centred)
+        size = core.pow(2).mean()
+        gain = (up - down) / 2 * size.sqrt() / core
+        lost = ((up - down) / (up_small - down_small)).nanmedian().square()
+        eps = (lost - 1) * size / 2**32
+        return cls(gain.to(like), ((up + down) / 2).to(like), centred, max(float(eps), 0.0))
+
+    def __call__(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """What the layer gives, its own denominator and its bias included."""
+        scale = (self.centre(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        return self.apply(x, scale) + self.bias
+
+    def read_by(
+        self, matrix: Float[Tensor, "*any d_model out"]
+    ) -> Float[Tensor, "*any d_model out"]:
+        """A matrix that reads what the norm gives, as one that reads what the norm is given.
+
+        Up to the denominator: ``apply(x, 1) @ matrix == x @ read_by(matrix)``.
+        """
+        gained = self.gain[:, None] * matrix
+        return gained - gained.mean(-2, keepdim=True) if self.centred else gained
 
     def centre(self, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         """What the denominator divides."""

@@ -1,0 +1,1 @@
+"""Reading what a model could do from its weights."""
