@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from probe.core import provenance
+from probe.core.dictionary import Shelf
 from probe.core.errors import OptionError, ProbeWarning, RunError, TaskError, nearest
 from probe.core.model import Model
 from probe.core.registry import METHODS, Method
@@ -483,3 +484,4 @@ class _Drawer:
 
 Result.drawer = _Drawer()
 Task.checker = check
+Shelf.opener = load_dictionary

@@ -140,3 +140,26 @@ def test_a_sweep_is_one_forward_pass_a_cell(toy: BridgeModel, metric: str, base:
         read, ids = logits[rows, encoded.last], chosen.token_ids(encoded)
         expected = chosen(read if ids is None else read.gather(1, ids), encoded, reference)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_an_edited_run_are_those_at_the_edited_activation(
+    double: BridgeModel,
+) -> None:
+    encoded = encode(double)
+    site = Site("resid_post", 0)
+    shift = steer(site, torch.ones(double.dims.d_model, dtype=torch.float64), 0.5, pos=-1)
+    values, grads = double.gradients(encoded, site, corrupted=True, edits=[shift])
+    plain, _ = double.gradients(encoded, site, corrupted=True)
+    torch.testing.assert_close(values.sel(site, pos=-1), plain.sel(site, pos=-1) + 0.5)
+    step = 1e-3
+    generator = torch.Generator().manual_seed(0)
+    nudge = torch.randn(double.dims.d_model, dtype=torch.float64, generator=generator)
+    ahead, behind = (
+        metric_under(
+            double, encoded, "logit_diff", [shift, steer(site, nudge, sign * step, pos=-1)]
+        )
+        for sign in (1, -1)
+    )
+    slope = float((grads.sel(site, pos=-1) @ nudge).sum())
+    # norms are computed in float32 in these families
+    assert slope == pytest.approx((ahead - behind) / (2 * step), rel=0.01, abs=1e-3)

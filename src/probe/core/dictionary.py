@@ -1,11 +1,13 @@
 """What a dictionary of features is to the other rooms: encoder, decoder and two addresses."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.core.errors import DictionaryError
 from probe.core.site import Site
 
 
@@ -77,3 +79,17 @@ class Dictionary(Protocol):
     ) -> Float[Tensor, "*any d_out"]:
         """The reconstruction. ``x`` is what was encoded, for those with a skip connection."""
         ...
+
+
+class Shelf:
+    """Where a method that is given a dictionary's name finds it."""
+
+    opener: ClassVar[Callable[[str], Dictionary] | None] = None
+    """What opens it; the api, which may import every room, provides it."""
+
+    @classmethod
+    def open(cls, name: str) -> Dictionary:
+        """The dictionary of that name, or in that folder."""
+        if cls.opener is None:
+            raise DictionaryError("nothing to open dictionaries with", remedy="import probe.api")
+        return cls.opener(name)

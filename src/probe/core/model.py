@@ -327,10 +327,11 @@ class Model(Protocol):
         *,
         corrupted: bool = False,
         stop_at: "Iterable[SiteLike] | SiteLike" = (),
+        edits: Sequence[Edit] = (),
     ) -> tuple[Trace, Trace]:
         """Activations, and the metric's gradient by each. One forward and one backward pass.
 
-        ``stop_at``: sites through which no gradient flows.
+        ``stop_at``: sites through which no gradient flows. ``edits``: made in this run.
         """
         ...
 

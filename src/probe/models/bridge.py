@@ -507,6 +507,7 @@ class BridgeModel:
         *,
         corrupted: bool = False,
         stop_at: "Iterable[SiteLike] | SiteLike" = (),
+        edits: Sequence[Edit] = (),
     ) -> tuple[Trace, Trace]:
         """Activations, and the gradient of each example's metric by them.
 
@@ -515,6 +516,7 @@ class BridgeModel:
             sites: Where.
             metric: Of what.
             corrupted: Run the corrupted prompts.
+            edits: Interventions made in that run; activations and gradients are those after them.
             stop_at: Sites through which no gradient flows: what comes after them is taken as it
                 is, whatever comes before. The gradient by such a site itself is zero.
 
@@ -547,7 +549,8 @@ class BridgeModel:
         # The graph begins at the first residual stream: weights carry no gradient.
         first = Site("resid_pre", 0)
         order = sorted({*wanted, *cut, first}, key=lambda site: site.order)
-        out = self.run_raw(tokens, [(s, keep(s)) for s in order], lengths=lengths, grad=True)
+        hooks = self._edit_hooks(edits, lengths, quiet=True) + [(s, keep(s)) for s in order]
+        out = self.run_raw(tokens, hooks, lengths=lengths, grad=True)
         rows = torch.arange(len(tokens), device=out.logits.device)
         logits = out.logits[rows, lengths.to(rows.device) - 1]
         ids = metric.token_ids(encoded)

@@ -39,7 +39,7 @@ def merge(
     whose config and tokenizer are copied. ``merge.json`` in the folder says how it was made.
 
     Args:
-        models: Two or more folders, hub ids, .gguf files, or ``smollm2``.
+        models: Folders, hub ids, .gguf files, or ``smollm2``; with a base, one is enough.
         out: The new folder; one that is there is not written over.
         how: The rule: linear, slerp, arithmetic, ties, dare or dare_ties.
         base: The checkpoint all models were tuned from.
@@ -58,13 +58,15 @@ def merge(
     """
     recipe = _recipe(how, options)
     opened = [open_checkpoint(model) for model in models]
-    if len(opened) < 2:
-        raise OptionError(f"merge was given {len(opened)} models", expected="at least two")
     if recipe.needs_base and base is None:
         raise OptionError(f"{how} adds what tuning changed", remedy="base=... the model before")
     if not recipe.needs_base and base is not None:
         raise OptionError(f"{how} takes no base", remedy='how="arithmetic"')
     start = [] if base is None else [open_checkpoint(base)]
+    if len(start) + len(opened) < 2:
+        raise OptionError(
+            f"merge was given {len(opened)} models", expected="two, or a base and one or more"
+        )
     aligned = Aligned([*start, *opened], missing)
     record = {
         "how": how,

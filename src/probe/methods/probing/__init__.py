@@ -1,0 +1,1 @@
+"""What can be read from activations, and whether the model reads it too."""
