@@ -21,10 +21,19 @@ from probe.core.model import Model
 from probe.core.registry import METHODS, Method
 from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
+from probe.core.vector import VectorResult
 from probe.corpora import load_corpus, write_corpus
 from probe.dictionaries.files import load_dictionary
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
-from probe.models import task_vector
+from probe.methods.vectors.evaluate_vector import evaluate_vector
+from probe.methods.vectors.feature_vector import feature_vector
+from probe.methods.vectors.function_vector import function_vector
+from probe.methods.vectors.steering_vector import steering_vector
+from probe.methods.vectors.task_vector import task_vector
+from probe.methods.vectors.vector_cosines import vector_cosines
+from probe.methods.vectors.vector_cost import vector_cost
+from probe.methods.vectors.vector_transfer import vector_transfer
+from probe.models import task_vector as weight_vectors
 from probe.models.load import load_model
 from probe.models.merge import merge
 from probe.models.sources import ALWAYS_THERE
@@ -35,17 +44,24 @@ from probe.runs.reproduce import Reproduced
 from probe.runs.study import METHOD
 from probe.tasks import TASKS, load_task
 from probe.tasks.check import check
+from probe.tasks.icl import ICL_TASKS, icl_task
 
 __all__ = [
     "compare_weight_vectors",
     "diff",
     "doctor",
+    "evaluate_vector",
+    "feature_vector",
     "fit_tuned_lens",
+    "function_vector",
+    "icl_task",
+    "icl_tasks",
     "load_corpus",
     "load_dictionary",
     "load_model",
     "load_result",
     "load_task",
+    "load_vector",
     "merge",
     "methods",
     "models",
@@ -53,8 +69,13 @@ __all__ = [
     "rerun",
     "run",
     "runs",
+    "steering_vector",
     "studies",
+    "task_vector",
     "tasks",
+    "vector_cosines",
+    "vector_cost",
+    "vector_transfer",
     "weight_task_vector",
     "write_corpus",
     "write_report",
@@ -104,6 +125,16 @@ def tasks() -> Catalogue:
     found = {name: TASKS.get(name) for name in TASKS}
     rows = [(t.name, t.about, ", ".join(t.options.model_fields)) for t in found.values()]
     return Catalogue(found, pd.DataFrame(rows, columns=["task", "about", "options"]))
+
+
+def icl_tasks() -> Catalogue:
+    """Every built-in task shown by example: word forms, and facts.
+
+    >>> len(icl_tasks()) >= 20
+    True
+    """
+    rows = [(name, entry.about, entry.sort) for name, entry in ICL_TASKS.items()]
+    return Catalogue(ICL_TASKS, pd.DataFrame(rows, columns=["task", "about", "sort"]))
 
 
 def models() -> list[str]:
@@ -269,6 +300,11 @@ def load_result(run_id: str | Path) -> Result:
     return store.load(run_id)
 
 
+def load_vector(path: str | Path) -> VectorResult:
+    """A vector that was saved with ``vector.save(path)``."""
+    return VectorResult.load(path)
+
+
 def runs() -> pd.DataFrame:
     """The saved runs, newest last."""
     return store.list_runs()
@@ -421,7 +457,7 @@ def compare_weight_vectors(
     vectors: Mapping[str, WeightVector],
     *,
     measure: str = "norm",
-    by: task_vector.By = "layer",
+    by: weight_vectors.By = "layer",
 ) -> Result:
     """How far task vectors move each part of the weights, or how alike their directions are.
 
@@ -434,7 +470,7 @@ def compare_weight_vectors(
     Cost: reads every checkpoint once, a slice at a time.
     """
     watch, started = provenance.Stopwatch(), provenance.now()
-    ask = {"norm": task_vector.norms, "cosine": task_vector.cosines}
+    ask = {"norm": weight_vectors.norms, "cosine": weight_vectors.cosines}
     if measure not in ask:
         raise OptionError(f'there is no measure "{measure}"', remedy=nearest(measure, ask))
     frame = ask[measure](vectors, by)
@@ -450,8 +486,8 @@ def compare_weight_vectors(
         wall_seconds=round(watch.seconds, 3),
         peak_bytes=provenance.peak_bytes(),
     )
-    columns = {str(name): task_vector.COLUMNS[str(name)] for name in frame.columns}
-    return Result(frame, columns, task_vector.view(measure, by), record)
+    columns = {str(name): weight_vectors.COLUMNS[str(name)] for name in frame.columns}
+    return Result(frame, columns, weight_vectors.view(measure, by), record)
 
 
 # --- drawing and keeping -------------------------------------------------------------------------

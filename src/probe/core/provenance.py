@@ -73,6 +73,32 @@ def describe(model: "core_model.Model") -> dict[str, Any]:
     }
 
 
+def of_call(
+    model: "core_model.Model",
+    method: str,
+    watch: "Stopwatch",
+    *,
+    task: dict[str, Any] | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Provenance:
+    """The record of a public function that is no registered method, made when it is done."""
+    return Provenance(
+        run_id=new_run_id(),
+        started=watch.started,
+        method=method,
+        passed=options,
+        defaulted={},
+        task=task or {},
+        seed=seed,
+        versions=versions(),
+        git=git_state(),
+        wall_seconds=round(watch.seconds, 3),
+        peak_bytes=peak_bytes(),
+        **describe(model),
+    )
+
+
 @lru_cache
 def versions() -> dict[str, str]:
     """Python and the packages that decide numbers."""
@@ -118,10 +144,11 @@ def hash_text(text: str) -> str:
 
 
 class Stopwatch:
-    """Wall time since it was made."""
+    """Wall time since it was made, which is ``started``."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self.started = now()
 
     @property
     def seconds(self) -> float:

@@ -24,6 +24,7 @@ Norms do nothing: what they read has one norm, which their gain undoes. In the m
 cannot tell. MLPs are zero. The unembedding reads the slot ``answer`` alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -231,10 +232,15 @@ def _zeroed(hf: Any) -> Any:
 
 
 def _tokenizer(size: int) -> Any:
+    return word_tokenizer([f"w{i}" for i in range(len(_SPECIAL), size)])
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer of words parted by white space: three special ones, then these."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [*_SPECIAL, *(f"w{i}" for i in range(len(_SPECIAL), size))]
+    words = [*_SPECIAL, *words]
     fast = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

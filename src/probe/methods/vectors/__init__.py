@@ -1,0 +1,1 @@
+"""Tasks, functions and directions in activations."""
