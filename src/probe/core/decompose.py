@@ -117,8 +117,10 @@ def decompose(
     _check_fits(model, resid, neurons)
     parts, vectors = [Part("embed")], [_wide(trace["resid_pre", 0])[None]]
     for layer in range(model.dims.n_layers):
-        mlp = _neurons if layer in neurons else _mlp
-        for names, values in (_attention(model, trace, layer), mlp(model, trace, layer)):
+        written = [_attention(model, trace, layer)]
+        if "mlp_out" in model.sites:
+            written.append((_neurons if layer in neurons else _mlp)(model, trace, layer))
+        for names, values in written:
             parts += names
             vectors.append(values)
     return Decomposition(tuple(parts), torch.cat(vectors), resid, trace["ln_final_scale"])
@@ -129,6 +131,7 @@ def _sites(model: Model, neurons: Sequence[int]) -> list[SiteLike]:
         check_layer(Site("mlp_post", layer), model.dims.n_layers)
     split = [("mlp_post", layer) for layer in neurons]
     whole = [("mlp_out", layer) for layer in range(model.dims.n_layers) if layer not in neurons]
+    whole = whole if "mlp_out" in model.sites else []
     last = ("resid_post", model.dims.n_layers - 1)
     return [("resid_pre", 0), "z", *whole, *split, last, "ln_final_scale"]
 

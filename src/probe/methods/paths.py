@@ -81,9 +81,10 @@ class Paths:
                 f"positions={list(positions)} of the final residual stream",
                 expected="positions of heads or MLPs: the metric reads the last token alone",
             )
-        held = ["z", "mlp_out", *(end.site for end in receivers or ())]
+        parts = [kind for kind in ("z", "mlp_out") if kind in model.sites]
+        held = [*parts, *(end.site for end in receivers or ())]
         base = model.trace(encoded, held, corrupted=corrupted)
-        source = model.trace(encoded, ["z", "mlp_out"], corrupted=not corrupted)
+        source = model.trace(encoded, parts, corrupted=not corrupted)
         where = None if positions is None else tuple(positions)
         return cls(model, encoded, receivers, base, source, corrupted, where, freeze_mlps)
 
@@ -110,7 +111,8 @@ class Paths:
     # --- the final residual stream: steps 2 and 3 are one ----------------------------------------
 
     def _held(self) -> list[Edit]:
-        kinds = ["z", "mlp_out"] if self.freeze_mlps else ["z"]
+        mlps = self.freeze_mlps and "mlp_out" in self.model.sites
+        kinds = ["z", "mlp_out"] if mlps else ["z"]
         return [
             patch(Site(kind, layer), self.base[kind, layer])
             for layer in range(self.model.dims.n_layers)
@@ -163,7 +165,7 @@ class Paths:
         first, last = min(sender.layer for sender in senders), max(end.layer for end in ends)
         let_go = {end.layer for end in ends if end.kind == "mlp_out"}
         edits = [self._heads(senders, layer) for layer in range(first, last + 1)]
-        if self.freeze_mlps:
+        if self.freeze_mlps and "mlp_out" in self.model.sites:
             edits += [
                 patch(site, self.base[site].repeat(n, 1, 1))
                 for site in (Site("mlp_out", layer) for layer in range(first, last + 1))

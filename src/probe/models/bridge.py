@@ -183,6 +183,8 @@ class BridgeModel:
             "mlp_pre": "its experts share no one MLP" if self.dims.n_experts else "",
             "mlp_post": "its experts share no one MLP" if self.dims.n_experts else "",
         }.get(site.kind, "")
+        if not self.dims.d_mlp and "mlp" in site.kind:
+            why = "it has attention only"
         raise SiteError(
             f"{self.name} has no {site.kind}" + (f": {why}" if why else ""),
             expected=f"one of {', '.join(sorted(self.sites))}",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probe.core.errors import ModelError, OptionError, SizeError
 from probe.core.progress import progress_bar
+from probe.models import tiny
 from probe.models.sources import (
     ALWAYS_THERE,
     SMOLLM2_ID,
@@ -124,6 +125,8 @@ def _folder(name: str) -> Path:
     wheel = smollm2_wheel() if name == "smollm2" else None
     if wheel is not None:
         return gguf_folder(name, wheel)
+    if name in tiny.shipped():
+        return tiny.folder(name)
     if name in ALWAYS_THERE and name != "smollm2":
         raise ModelError(
             f'"{name}" is made in memory and has no files',

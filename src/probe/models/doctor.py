@@ -186,15 +186,16 @@ def _algebra(model: "BridgeModel", ref: Reference, limit: float) -> list[Check]:
     if not model.dims.causal:
         return []
     tokens, n = torch.tensor([ref.tokens[0]]), model.dims.n_layers
-    sites = [("resid_pre", 0), "attn_out", "mlp_out", ("resid_post", n - 1), "z", "ln_final_scale"]
+    writes = [kind for kind in ("attn_out", "mlp_out") if kind in model.sites]
+    sites = [("resid_pre", 0), *writes, ("resid_post", n - 1), "z", "ln_final_scale"]
     trace = model.trace(tokens, sites=sites)
     resid = trace["resid_post", n - 1]
     gap = _gap(model.unembed(resid), model.forward(tokens)) if model.reads_out else float("nan")
-    parts = trace["resid_pre", 0] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
+    parts = trace["resid_pre", 0] + sum(trace[kind].sum(0) for kind in writes)
     read = model.read_out(resid, trace["ln_final_scale"]) + model.read_out_bias
     return [
         _within("unembedding", gap, limit, "of the last residual, against the logits"),
-        _within("residual adds up", _gap(parts, resid), limit, "embedding + attention + MLP"),
+        _within("residual adds up", _gap(parts, resid), limit, " + ".join(["embedding", *writes])),
         _within("heads add up", _heads_gap(model, trace), limit, "head outputs, against attn_out"),
         _within("final norm", _gap(read, model.normalised(resid)), limit, "as a linear map"),
     ]

@@ -11,7 +11,7 @@ import torch
 from probe.core.errors import ModelError, OptionError, ProbeWarning, nearest
 from probe.core.model import Dims
 from probe.core.tokens import Tokenizer
-from probe.models import doctor
+from probe.models import doctor, tiny
 from probe.models.bridge import BridgeModel
 from probe.models.sources import Loaded, hash_weights, load
 from probe.models.spec import ModelSpec
@@ -34,9 +34,9 @@ def load_model(
     """Load a language model, and check that what is recorded is what it does.
 
     Args:
-        name: ``"smollm2"``, ``"toy"``, ``"toy-mha"``, a hub id, a local folder written by
-            ``save_pretrained``, a ``.gguf`` file, or a Hugging Face model object (which is taken
-            over: use it through the returned model only).
+        name: ``"smollm2"``, ``"attn-only-2l"`` or another of ``probe.models()``, a hub id, a local
+            folder written by ``save_pretrained``, a ``.gguf`` file, or a Hugging Face model object
+            (which is taken over: use it through the returned model only).
         tokenizer: Of a model object.
         revision: Hub branch, tag or commit.
         dtype: float32, float16, bfloat16 or float64. Half precision is compared with float32.
@@ -161,6 +161,8 @@ def _boot(hf: Any) -> Any:
 
     if not getattr(hf.config, "architectures", None):
         hf.config.architectures = [type(hf).__name__]  # the bridge knows a model by this alone
+    if hf.config.model_type == tiny.MODEL_TYPE:
+        tiny.teach_bridge()
     quiet = logging.getLogger("transformer_lens")
     level = quiet.level
     quiet.setLevel(logging.ERROR)

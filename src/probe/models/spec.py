@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Source = Literal["hub", "folder", "gguf", "random", "object"]
+Source = Literal["hub", "folder", "gguf", "bundled", "random", "object"]
 
 
 class ModelSpec(BaseModel, frozen=True):

@@ -1,0 +1,314 @@
+"""A Mathematical Framework for Transformer Circuits (Elhage et al. 2021), on tiny models.
+
+Attention-only models of no, one and two layers are trained from three seeds on the project's
+everyday text. Their vocabulary is 1,024 tokens and a layer has four heads of 32 (the paper: 50,000
+and twelve of 64), so shares of heads come in quarters.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from tiny_runs import prefix_matching, prefix_tokens, trained_folder
+
+import probe
+
+SOURCE = "Elhage et al. 2021, transformer-circuits.pub/2021/framework"
+VIDEO = "authors' video on two-layer models (automatic captions)"
+ALPHAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+BIGRAM = probe.Claim(
+    "A model of no layers is a table of bigrams, W_U W_E",
+    published="identity", source=f'{SOURCE}, "Zero-layer transformers"', mark="memory",
+    rule="R: held-out loss within 0.05 nats of the counted bigram's, add-α chosen on other text; "
+    "P: within 0.2",
+    reproduced={"loss above the counted bigram, nats": probe.between(-0.05, 0.05)},
+    partly={"loss above the counted bigram, nats": probe.between(-0.2, 0.2)},
+)  # fmt: skip
+PATHS = probe.Claim(
+    "One layer's logits are the direct path and a sum over heads, patterns fixed",
+    published="identity", source=f"{SOURCE}, path expansion", mark="read",
+    rule="R: largest gap of a logit below 1e-4 in float32; else a bug, not a result",
+    reproduced={"largest gap of a logit": probe.at_most(1e-4)},
+)  # fmt: skip
+COPYING = probe.Claim(
+    "Most heads of one layer copy",
+    published='10 of 12 heads "significantly copying"', source=SOURCE, mark="read",
+    rule="eigenvalue statistic above 0.5, R: at least 2/3 of heads, and mean |statistic| of the "
+    "same model untrained below 0.2; P: at least 1/3",
+    reproduced={
+        "heads that copy, share": probe.at_least(2 / 3),
+        "mean |statistic| untrained": probe.at_most(0.2),
+    },
+    partly={"heads that copy, share": probe.at_least(1 / 3)},
+)  # fmt: skip
+BUGS = probe.Claim(
+    'Skip-trigrams have bugs: "keep … in mind", "keep … at bay" → "keep … in bay"',
+    published="qualitative", source=SOURCE, mark="memory",
+    rule="R: at least 3 crossed triples that are false and boosted as two true ones are; P: 1",
+    reproduced={"bugs found": probe.at_least(3)}, partly={"bugs found": probe.at_least(1)},
+)  # fmt: skip
+SECOND = probe.Claim(
+    "Fewer, but most, heads of the second layer copy",
+    published="7 of 12", source=VIDEO, mark="read",
+    rule="R: share within 0.4 to 0.85; P: at least 0.25",
+    reproduced={"heads that copy, share": probe.between(0.4, 0.85)},
+    partly={"heads that copy, share": probe.at_least(0.25)},
+)  # fmt: skip
+CORNER = probe.Claim(
+    "Induction heads have positive eigenvalues in both QK, via the previous-token head, and OV",
+    published="six clearly, one messy of 12, in the extreme right-hand corner", source=VIDEO,
+    mark="read",
+    rule="R: every head with prefix matching above 0.4 has both statistics above 0.3, and no other "
+    "head of its layer has; P: one exception",
+    reproduced={"exceptions": probe.at_most(0), "induction heads": probe.at_least(1)},
+    partly={"exceptions": probe.at_most(1), "induction heads": probe.at_least(1)},
+)  # fmt: skip
+COMPOSED = probe.Claim(
+    "K-composition of the previous-token head and the induction head stands out",
+    published="qualitative; a correction says a library bug spoilt the diagram", source=SOURCE,
+    mark="read",
+    rule="R: the largest K score belongs to previous-token head → induction head and is at least "
+    "3 standard deviations above the mean K score",
+    reproduced={
+        "largest is previous → induction": probe.at_least(1),
+        "standard deviations above the mean": probe.at_least(3),
+    },
+)  # fmt: skip
+REPEATED = probe.Claim(
+    "Induction works on uniformly random tokens, repeated",
+    published="qualitative, off-diagonal stripes", source=SOURCE, mark="read",
+    rule="period T of 20 to 60, loss on the second copy, R: two layers at most 0.5 ln T and one "
+    "layer at least 0.9 ln T; P: two layers at most 0.8 ln T",
+    reproduced={
+        "two layers, loss / ln T": probe.at_most(0.5),
+        "one layer, loss / ln T": probe.at_least(0.9),
+    },
+    partly={"two layers, loss / ln T": probe.at_most(0.8)},
+)  # fmt: skip
+ORDERS = probe.Claim(
+    "Single heads matter most; virtual heads hardly",
+    published="order 0, 1, 2: 1.8, 5.2, 0.3 nats (25, 71, 4 %)", source=f"{VIDEO}; shares derived",
+    mark="read",
+    rule="order-2 share of the total drop, R: at most 10 %, P: 20 %; order 1 must be the largest",
+    reproduced={"order-2 share": probe.at_most(0.1), "order 1 is the largest": probe.at_least(1)},
+    partly={"order-2 share": probe.at_most(0.2), "order 1 is the largest": probe.at_least(1)},
+)  # fmt: skip
+DIRECT = probe.Claim(
+    "The second layer's heads carry the direct effect",
+    published="given the direct path 5.2 against 1.3 nats; on top of the other 4.0 against 0.05",
+    source=VIDEO, mark="read",
+    rule="ratio of what each layer's heads add on top of the other's, R: at least 10, P: 3",
+    reproduced={"second / first, on top of the other": probe.at_least(10)},
+    partly={"second / first, on top of the other": probe.at_least(3)},
+)  # fmt: skip
+
+
+@probe.study(
+    paper="Elhage et al. 2021",
+    full={"seeds": 3, "changes": {}, "documents": None, "n": 64},
+    quick={"seeds": 3, "changes": {"steps": 60}, "documents": 600, "n": 8},
+)
+def framework(*, seed: int, seeds: int, changes: dict, documents: int | None, n: int) -> Iterator:
+    """Train, then read the weights and freeze the patterns."""
+    rows = probe.tiny_rows(probe.everyday_corpus(limit=documents))
+
+    def trained(name: str) -> list[Path]:
+        return [trained_folder(name, rows, seed + number, changes) for number in range(seeds)]
+
+    counted = bigram_loss(rows)
+    none = [zero_layer_loss(folder, rows.held_out) for folder in trained("attn-only-0l")]
+    yield BIGRAM.judge(
+        {
+            "loss above the counted bigram, nats": probe.over_seeds(np.array(none) - counted),
+            "loss of the counted bigram, nats": probe.exactly(counted),
+        },
+        note="negative where the model does better than the counts",
+    )
+
+    folders = trained("attn-only-1l")
+    one = [probe.load_model(folder) for folder in folders]
+    blank = [probe.load_model(folder.parent / "step-000000") for folder in folders]
+    yield from one
+    gaps = [largest_gap(model, rows.held_out[:n].long()) for model in one]
+    yield PATHS.judge({"largest gap of a logit": probe.over_seeds(gaps)})
+    copies = [copying(model)[0] for model in one]
+    yield COPYING.judge(
+        {
+            "heads that copy, share": probe.over_seeds([(found > 0.5).mean() for found in copies]),
+            "mean |statistic| untrained": probe.over_seeds(
+                [copying(model)[0].abs().mean() for model in blank]
+            ),
+        }
+    )
+    bugs = [crossed(model, rows.train) for model in one]
+    yield BUGS.judge(
+        {"bugs found": probe.over_seeds([len(found) for found in bugs])},
+        note="; ".join(bugs[0][:5]),
+    )
+
+    two = [probe.load_model(folder) for folder in trained("attn-only-2l")]
+    yield from two
+    yield from heads_of_two(two, prefix_tokens(rows.train))
+    periods = np.random.default_rng(seed).integers(20, 61, size=n)
+    yield REPEATED.judge(
+        {
+            "two layers, loss / ln T": probe.over_seeds([second_copy(m, periods) for m in two]),
+            "one layer, loss / ln T": probe.over_seeds([second_copy(m, periods) for m in one]),
+        },
+        note="the training text has recitals of invented words, never of random tokens",
+    )
+    yield from orders(two, rows.held_out[:n])
+
+
+# --- no layers -----------------------------------------------------------------------------------
+
+
+def zero_layer_loss(folder: Path, rows: torch.Tensor) -> float:
+    """Loss of the model that is embedding, norm and unembedding: its table of bigrams."""
+    weights = load_file(folder / "model.safetensors")
+    embedded = weights["model.embed_tokens.weight"].double()
+    norm = embedded / (embedded.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    table = norm * weights["model.norm.weight"] @ weights["lm_head.weight"].double().T
+    return loss_of(table.log_softmax(-1), rows)
+
+
+def bigram_loss(rows) -> float:
+    """Loss of counted bigrams of the training text, add-α chosen on half of the held-out rows."""
+    size = int(rows.train.max()) + 1
+    pairs = rows.train[:, :-1].long() * size + rows.train[:, 1:].long()
+    counts = torch.bincount(pairs.flatten(), minlength=size**2).view(size, size).double()
+    tables = [((counts + a) / (counts + a).sum(-1, keepdim=True)).log() for a in ALPHAS]
+    best = min(tables, key=lambda table: loss_of(table, rows.held_out[::2]))
+    return loss_of(best, rows.held_out)
+
+
+def loss_of(table: torch.Tensor, rows: torch.Tensor) -> float:
+    """Mean loss of the next token by a table of log-probabilities, in nats."""
+    rows = rows.long()
+    return -table[rows[:, :-1], rows[:, 1:]].mean().item()
+
+
+# --- one layer -----------------------------------------------------------------------------------
+
+
+def largest_gap(model, tokens: torch.Tensor) -> float:
+    """Between the model's logits and the sum of embedding and heads, each unembedded by itself."""
+    made = probe.decompose(model, tokens)
+    logits = sum(model.read_out(part, made.scale) @ model.weights.W_U for part in made.vectors)
+    return (logits - model.forward(tokens)).abs().max().item()
+
+
+def copying(model) -> list[pd.Series]:
+    """The eigenvalue statistic of W_U W_OV W_E, one series a layer."""
+    frame = probe.run("copying_score", model=model).frame
+    return [part.set_index("head").value for _, part in frame.groupby("layer")]
+
+
+def crossed(model, rows: torch.Tensor, top: int = 300) -> list[str]:
+    """False triples key … query → next that are boosted like the two true ones they cross.
+
+    True: seen at least five times in the training text, the key anywhere before; false: never.
+    """
+    found = []
+    for head in range(model.dims.n_heads):
+        frame = probe.run("skip_trigrams", model=model, head=head, top=top).frame
+        for key, part in frame.groupby("key_id"):
+            seen = seen_after(rows, int(key))
+            triples = [(row, seen[row.query_id, row.next_id]) for row in part.itertuples()]
+            true = [row for row, count in triples if count >= 5]
+            for row, count in triples:
+                if (
+                    count == 0
+                    and any(other.query == row.query for other in true)
+                    and any(other.next == row.next for other in true)
+                ):
+                    found.append(f"{row.key!r} … {row.query!r} → {row.next!r}")
+    return found
+
+
+def seen_after(rows: torch.Tensor, key: int) -> Counter:
+    """How often each pair of tokens stands after the key in the same row."""
+    some = rows[(rows == key).any(1)]
+    behind = (some == key).cumsum(1)[:, :-2] > 0
+    pairs = torch.stack([some[:, 1:-1][behind], some[:, 2:][behind]], 1).tolist()
+    return Counter(map(tuple, pairs))
+
+
+# --- two layers ----------------------------------------------------------------------------------
+
+
+def heads_of_two(models: list, tokens: torch.Tensor) -> Iterator:
+    """Copying in the second layer, the eigenvalue plane, and K-composition."""
+    shares, exceptions, numbers, right, above = [], [], [], [], []
+    for model in models:
+        induction = pd.Series(prefix_matching(model, tokens)[1])
+        before = probe.run("head_scores", model=model, scores=["previous"], layers=[0]).frame
+        previous = int(before.groupby("head").value.mean().idxmax())
+        ov = copying(model)[1]
+        qk = probe.run("matching_score", model=model, via=[0, previous]).frame
+        qk = qk[qk.layer == 1].set_index("head").value
+        shares.append((ov > 0.5).mean())
+        is_induction, in_corner = induction > 0.4, (ov > 0.3) & (qk > 0.3)
+        exceptions.append(int((is_induction != in_corner).sum()))
+        numbers.append(int(is_induction.sum()))
+        k = probe.run("composition_scores", model=model, kinds=["K"]).frame
+        best = k.loc[k.value.idxmax()]
+        right.append(best.sender_head == previous and best["head"] == induction.idxmax())
+        above.append((best.value - k.value.mean()) / k.value.std())
+    yield SECOND.judge({"heads that copy, share": probe.over_seeds(shares)})
+    yield CORNER.judge(
+        {"exceptions": probe.over_seeds(exceptions), "induction heads": probe.over_seeds(numbers)}
+    )
+    yield COMPOSED.judge(
+        {
+            "largest is previous → induction": probe.over_seeds(right),
+            "standard deviations above the mean": probe.over_seeds(above),
+        },
+        note="no claim is made about Q- and V-composition",
+    )
+
+
+def second_copy(model, periods: np.ndarray, seed: int = 0) -> float:
+    """Loss on the second copy of random tokens over ln T, mean over periods T."""
+    draw = torch.Generator().manual_seed(seed)
+    shares = []
+    for period in map(int, periods):
+        once = torch.randperm(model.dims.d_vocab - 3, generator=draw)[:period] + 3
+        tokens = torch.cat([torch.tensor([model.tokenizer.hf.bos_token_id]), once, once])[None]
+        logits = model.forward(tokens).log_softmax(-1)[0]
+        # the first token of the copy cannot be foreseen
+        losses = -logits[period + 1 : -1].gather(-1, tokens[0, period + 2 :, None])
+        shares.append(losses.mean().item() / math.log(period))
+    return float(np.mean(shares))
+
+
+def orders(models: list, rows: torch.Tensor) -> Iterator:
+    """Losses with the patterns frozen and paths through ever more heads."""
+    share, largest, ratio = [], [], []
+    for model in models:
+        texts = [model.tokenizer.hf.decode(row[1:200]) for row in rows]
+        frame = probe.run("term_importance", model=model, task=probe.Task.from_prompts(texts)).frame
+        gain = frame.groupby("kept").gain.mean()
+        drops = np.array([gain[f"order {order}"] for order in range(3)])
+        share.append(drops[2] / drops.sum())
+        largest.append(drops.argmax() == 1)
+        alone = {layer: gain[f"1 - layer {layer}"] for layer in (0, 1)}
+        ratio.append(alone[1] / alone[0])
+    yield ORDERS.judge(
+        {
+            "order-2 share": probe.over_seeds(share),
+            "order 1 is the largest": probe.over_seeds(largest),
+        },
+        note="order 0 against a uniform guess",
+    )
+    yield DIRECT.judge({"second / first, on top of the other": probe.over_seeds(ratio)})
+
+
+if __name__ == "__main__":
+    framework.main()

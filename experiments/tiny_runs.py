@@ -1,0 +1,47 @@
+"""What the studies of tiny models share: their trainings, and the prefix-matching score."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import probe
+
+
+def trained_folder(name: str, rows: Any, seed: int, changes: dict[str, Any]) -> Path:
+    """The folder of a trained model; a training that is there is not made again."""
+    root = Path(os.environ.get("PROBE_RUNS", "runs")) / "tiny"
+    tag = "".join(f"-{key}-{value}" for key, value in changes.items())
+    out = root / f"{name}-{seed}-{rows.text_hash}{tag}"
+    return probe.train_tiny(name, rows, seed=seed, out=out, **changes)
+
+
+def prefix_tokens(rows: torch.Tensor) -> torch.Tensor:
+    """Tokens to draw from: seen a hundred times in the training text, less the ten commonest.
+
+    The paper, too, leaves out the rarest and the commonest; an eighth of this vocabulary are bytes
+    that the text never has.
+    """
+    counts = torch.bincount(rows.flatten().long())
+    often = counts.argsort(descending=True)
+    return often[10 : int((counts >= 100).sum())]
+
+
+def prefix_matching(model, tokens: torch.Tensor, n: int = 10, period: int = 25) -> torch.Tensor:
+    """Score of each head, [layer, head]: BOS and 25 random tokens 4 times, mean of 10 draws.
+
+    Attention to the tokens that followed the present one before (offsets period - 1, ...), where
+    there are any: from the second time on.
+    """
+    draw = torch.Generator().manual_seed(0)
+    once = torch.stack([tokens[torch.randperm(len(tokens), generator=draw)[:period]]
+                        for _ in range(n)])  # fmt: skip
+    first = torch.full((n, 1), model.tokenizer.hf.bos_token_id)
+    repeated = torch.cat([first, once.repeat(1, 4)], 1)
+    trace = model.trace(repeated, ["pattern"])
+    query, key = torch.meshgrid(*[torch.arange(repeated.shape[1])] * 2, indexing="ij")
+    follows = (key > 0) & (key <= query) & ((query - key + 1) % period == 0) & (query > period)
+    found = [(trace["pattern", layer] * follows).sum(-1)[..., period + 1 :].mean((0, 2))
+             for layer in range(model.dims.n_layers)]  # fmt: skip
+    return torch.stack(found)

@@ -1,0 +1,129 @@
+"""The studies on tiny models: read off made-up curves, and run whole at their smallest size."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def heads() -> ModuleType:
+    return script("induction_heads")
+
+
+@pytest.fixture(scope="module")
+def framework() -> ModuleType:
+    return script("framework")
+
+
+def curve(icl: Any, induction: Any = None, loss: Any = None) -> pd.DataFrame:
+    steps = np.arange(50, 1050, 50)
+    zero = np.zeros(len(steps))
+    return pd.DataFrame(
+        {
+            "step": steps,
+            "icl": -icl(steps),
+            "induction": zero if induction is None else induction(steps),
+            "loss": zero if loss is None else loss(steps),
+        }
+    )
+
+
+def sudden(steps: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-(steps - 500) / 20))
+
+
+def test_a_sudden_rise_has_a_narrow_window_and_a_steady_one_a_wide_one(heads: ModuleType) -> None:
+    steep, steady = curve(sudden), curve(lambda steps: steps / 1000)
+    assert heads.width(*heads.window(steep, 0.7), steep) <= 0.1
+    assert heads.width(*heads.window(steady, 0.7), steady) >= 0.65
+    begin, end = heads.window(steep, 0.7)
+    assert begin < 500 < end
+
+
+def test_heads_that_form_elsewhere_are_outside(heads: ModuleType) -> None:
+    made = curve(sudden, induction=lambda steps: (steps >= 500) * 1.0)
+    late = curve(sudden, induction=lambda steps: (steps >= 900) * 1.0)
+    window = heads.window(made, 0.7)
+    assert heads.outside(heads.half_maximum(made), *window) == 0
+    assert heads.outside(heads.half_maximum(late), *window) > 1
+
+
+def test_only_a_bump_steepens(heads: ModuleType) -> None:
+    smooth = curve(sudden, loss=lambda steps: 3 + 100 / steps)
+    bumped = curve(sudden, loss=lambda steps: 3 + 100 / steps - sudden(steps))
+    assert not heads.steepens(smooth, 400, 600)
+    assert heads.steepens(bumped, 400, 600)
+
+
+def test_icl_is_late_less_early(heads: ModuleType) -> None:
+    losses = torch.full((3, 255), 4.0)
+    losses[:, 200:] = 1.0
+    assert heads.icl(losses) == pytest.approx(-3.0)
+
+
+def test_gradual_learning_is_not_reproduced(heads: ModuleType) -> None:
+    import probe
+
+    wide = probe.over_seeds([0.7, 0.72, 0.69])
+    found = heads.ABRUPT.judge(
+        {
+            "window of 70 %, share of training": wide,
+            "window of 50 %, share of training": probe.over_seeds([0.5, 0.5, 0.5]),
+            "final ICL, one layer / two": probe.over_seeds([0.1, 0.1, 0.1]),
+        }
+    )
+    assert found.verdict == "not reproduced"
+
+
+def test_counted_bigrams_reach_the_entropy_of_a_chain(framework: ModuleType) -> None:
+    """Tokens drawn from known transitions: the counted table comes near their entropy."""
+    from types import SimpleNamespace
+
+    chain = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).pow(3)
+    chain /= chain.sum(1, keepdim=True)
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.zeros(200, 60, dtype=torch.long)
+    for place in range(1, 60):
+        rows[:, place] = torch.multinomial(chain[rows[:, place - 1]], 1, generator=draw)[:, 0]
+    found = framework.bigram_loss(SimpleNamespace(train=rows[:150], held_out=rows[150:]))
+    truth = framework.loss_of(chain.log(), rows[150:])
+    assert found == pytest.approx(truth, abs=0.02)
+
+
+def test_pairs_after_a_key_are_counted(framework: ModuleType) -> None:
+    rows = torch.tensor([[0, 5, 6, 7, 6, 7], [0, 6, 7, 5, 1, 2], [0, 6, 7, 6, 7, 1]])
+    seen = framework.seen_after(rows, 5)
+    assert seen[6, 7] == 2
+    assert seen[1, 2] == 1
+    assert seen[7, 5] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["framework", "induction_heads"])
+def test_they_run_at_their_smallest_size(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
+    module = script(name)
+    size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
+    size |= {"n": 2} if name == "framework" else {}
+    frame = getattr(module, name).run(size).findings.frame
+    assert "reproduced" not in set(frame.verdict[frame.over == "seeds"])
+    assert len(set(frame.claim)) >= 8

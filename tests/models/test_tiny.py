@@ -1,0 +1,213 @@
+"""Tiny transformers: as Hugging Face models, through the adapter, and how they are trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import probe
+from probe.core.errors import CorpusError, ModelError, OptionError, SiteError
+from probe.models import tiny
+from probe.models.tiny.architecture import SmearedKeys, TinyForCausalLM
+from probe.models.tiny.recipes import RECIPES, Recipe, recipe
+from probe.models.tiny.text import Rows, pack, train_tokenizer
+from probe.models.tiny.train import batch_of, checkpoints, schedule, train, untrained
+
+SMALL: dict[str, Any] = {
+    "d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 24, "n_ctx": 16, "steps": 6,
+    "batch_size": 2, "warmup": 2,
+}  # fmt: skip
+WORDS = "cat dog bird fish cow horse mouse goat hen duck frog bee ant fox owl wolf bear elk".split()
+TEXTS = [f"The {word} told the {word} what the {word} had said to her. " * 3 for word in WORDS] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer: Any) -> Rows:
+    return pack(TEXTS, tokenizer, SMALL["n_ctx"])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def run(rows: Rows, out: Path, *, report: Any = lambda *about: None, **changes: Any) -> Path:
+    wanted = recipe("attn-only-2l", **(SMALL | changes))
+    return train(wanted, rows, seed=0, out=out, report=report)
+
+
+# --- as models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "absent"),
+    [
+        ("attn-only-2l", {}, {"mlp_out", "mlp_pre", "mlp_post", "ln2_scale", "resid_mid"}),
+        ("solu-1l", {"positions": "learned"}, set()),
+    ],
+)
+def test_they_pass_the_doctor_and_claim_what_they_have(
+    tokenizer: Any, name: str, changes: dict[str, Any], absent: set[str]
+) -> None:
+    model = probe.load_model(
+        untrained(recipe(name, **(SMALL | changes)), len(tokenizer), 0), tokenizer=tokenizer
+    )
+    assert model.health["ok"], model.health
+    assert model.health["resumes"]
+    assert absent.isdisjoint(model.sites)
+    assert (model.dims.d_mlp == 0) == bool(absent) == ("mlp_out" not in model.sites)
+
+
+def test_an_attention_only_model_says_why_it_has_no_neurons(tokenizer: Any) -> None:
+    model = probe.load_model(
+        untrained(recipe("attn-only-1l", **SMALL), len(tokenizer), 0), tokenizer=tokenizer
+    )
+    with pytest.raises(SiteError, match="has no mlp_post: it has attention only"):
+        model.trace("The cat", "mlp_post")
+    parts = probe.decompose(model, "The cat told the dog")
+    assert {part.kind for part in parts.parts} == {"embed", "head"}
+    torch.testing.assert_close(parts.vectors.sum(0), parts.resid, rtol=1e-4, atol=1e-5)
+
+
+def test_solu_is_x_times_its_softmax_then_a_norm() -> None:
+    hf = untrained(recipe("solu-1l", **SMALL), 50, 0)
+    x = torch.randn(3, 24)
+    solu = x * torch.exp(x) / torch.exp(x).sum(-1, keepdim=True)
+    expected = solu / (solu.pow(2).mean(-1, keepdim=True) + hf.config.rms_norm_eps).sqrt()
+    torch.testing.assert_close(hf.model.layers[0].mlp.act_fn(x), expected)
+
+
+def test_a_smeared_key_mixes_in_the_key_before() -> None:
+    layer = SmearedKeys(6, 8, bias=True, heads=2)
+    with torch.no_grad():
+        layer.alpha.copy_(torch.tensor([0.0, 50.0]))  # half and half; none
+    x = torch.randn(1, 5, 6)
+    plain = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    mixed = layer(x)
+    torch.testing.assert_close(mixed[:, 1:, :4], (plain[:, 1:, :4] + plain[:, :-1, :4]) / 2)
+    torch.testing.assert_close(mixed[..., 4:], plain[..., 4:])
+    torch.testing.assert_close(mixed[:, 0], plain[:, 0])
+
+
+def test_learned_positions_tell_places_apart_and_continue_from_a_cache() -> None:
+    hf = untrained(recipe("attn-only-1l", **SMALL, positions="learned"), 50, 0).eval()
+    same = torch.full((1, 6), 7)
+    with torch.no_grad():
+        logits = hf(same).logits[0]
+        first = hf(same[:, :4], use_cache=True)
+        rest = hf(same[:, 4:], past_key_values=first.past_key_values).logits[0]
+    assert not torch.allclose(logits[0], logits[5], atol=1e-3)
+    torch.testing.assert_close(rest, logits[4:])
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(rows: Rows, tmp_path: Path) -> None:
+    whole = run(rows, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3; call again"):
+        run(rows, tmp_path / "cut", report=lambda done, total, unit: done < 3)
+    halves = run(rows, tmp_path / "cut")
+    one, other = weights(whole), weights(halves)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    names = [folder.name for folder in sorted((tmp_path / "cut").glob("step-*"))]
+    assert names == [f"step-{step:06d}" for step in checkpoints(6)]
+
+
+def test_a_checkpoint_loads_as_a_model_of_its_own(rows: Rows, tmp_path: Path) -> None:
+    model = probe.load_model(run(rows, tmp_path / "run"))
+    assert model.spec.architecture == TinyForCausalLM.__name__
+    assert model.tokenizer.bos
+    assert model.dims.n_layers == 2
+
+
+def test_it_learns(rows: Rows, tmp_path: Path) -> None:
+    said: list[str] = []
+    run(rows, tmp_path / "run", steps=40, report=lambda *about: said.append(about[2]))
+    first, last = (float(text.rsplit(" ", 1)[1]) for text in (said[0], said[-1]))
+    assert last < first - 1
+
+
+def test_another_seed_is_another_model_and_the_same_seed_the_same() -> None:
+    a, b, c = (untrained(RECIPES["attn-only-1l"], 50, seed).lm_head.weight for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_folder_with_another_run_is_refused(rows: Rows, tmp_path: Path) -> None:
+    run(rows, tmp_path / "run", steps=1)
+    with pytest.raises(ModelError, match="holds a run with another recipe"):
+        run(rows, tmp_path / "run", steps=2)
+
+
+def test_rows_of_another_length_are_refused(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="rows of 16 tokens for a context of 256"):
+        probe.train_tiny("attn-only-1l", rows, out=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the loss of step .* is .*smaller lr"):
+        run(rows, tmp_path / "run", lr=1e30, matrix_lr=1e30, steps=20)
+
+
+def test_each_epoch_deals_every_row_once() -> None:
+    rows = torch.arange(10)[:, None]
+    dealt = torch.cat([batch_of(rows, step, 2, seed=3) for step in range(10)]).flatten()
+    assert sorted(dealt[:10].tolist()) == sorted(dealt[10:].tolist()) == list(range(10))
+    assert dealt[:10].tolist() != dealt[10:].tolist()
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    wanted = Recipe(n_layers=1, steps=100, warmup=10, cooldown=0.5)
+    shares = [schedule(step, wanted) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1)
+    assert set(shares[9:51]) == {1.0}
+    assert shares[75] == pytest.approx(0.5)
+    assert min(shares[51:]) == pytest.approx(0.1)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(OptionError, match='there is no recipe "attn-only-3l"\n.*attn-only-2l'):
+        recipe("attn-only-3l")
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def test_rows_begin_with_bos_and_stay_within_a_document(tokenizer: Any) -> None:
+    documents = [f"{number} " * 40 for number in range(100, 150)]
+    found = pack(documents, tokenizer, 12)
+    assert (found.train[:, 0] == tokenizer.bos_token_id).all()
+    for row in (*found.train, *found.held_out):
+        words = tokenizer.decode(row[1:]).split()
+        assert len(set(words[1:-1])) == 1, words
+    assert len(found.text_hash) == 16
+    assert found.text_hash != pack(documents[::-1], tokenizer, 12).text_hash
+
+
+def test_too_little_text_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(
+        CorpusError, match="2 documents gave .* rows to learn from and 0 to measure"
+    ):
+        pack(TEXTS[:2], tokenizer, 8)
+
+
+# --- shipped -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", tiny.shipped())
+def test_shipped_models_load_by_name_and_pass_the_doctor(name: str) -> None:
+    model = probe.load_model(name)
+    assert model.health["ok"], model.health
+    assert name in probe.models()
+    record = json.loads((tiny.folder(name) / "training.json").read_text("utf-8"))
+    assert {"recipe", "seed", "text"} <= record.keys()
