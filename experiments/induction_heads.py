@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from tiny_runs import prefix_matching, prefix_tokens, trained_folder
+from tiny_runs import models, prefix_matching, prefix_tokens, text_of, trained_folder
 
 import probe
 
 SOURCE = "Olsson et al. 2022, transformer-circuits.pub/2022/in-context-learning-and-induction-heads"
 EARLY, LATE, AROUND = 50, 244, 8
 IS_INDUCTION = 0.4
+MEASURED = 200
+"""Held-out rows, evenly spread over the documents."""
 
 ABRUPT = probe.Claim(
     "In-context learning comes abruptly, and in one layer hardly",
@@ -91,19 +93,35 @@ IDEAL = probe.Claim(
 @probe.study(
     paper="Olsson et al. 2022",
     full={"seeds": 3, "changes": {}, "documents": None},
-    quick={"seeds": 3, "changes": {"steps": 60}, "documents": 600},
+    quick={"seeds": 3, "changes": None, "documents": 1500},
 )
-def induction_heads(*, seed: int, seeds: int, changes: dict, documents: int | None) -> Iterator:
-    """Train, follow, ablate."""
-    rows = probe.tiny_rows(probe.everyday_corpus(limit=documents))
+def induction_heads(
+    *, seed: int, seeds: int, changes: dict | None, documents: int | None
+) -> Iterator:
+    """Train and follow (full size only), then ablate."""
+    rows = text_of(documents, shipped=changes is None)
+    text = rows.held_out[:: max(1, len(rows.held_out) // MEASURED)].long()
+    which = range(seed, seed + seeds)
+    if changes is None:
+        for claim in (ABRUPT, TOGETHER, BUMP, SMEARED):
+            yield claim.leave_out("needs the checkpoints of a training; see the full size")
+    else:
+        yield from phases(rows, text, which, changes)
+    two = models("attn-only-2l", rows, which, changes)
+    yield from two
+    yield from ablation(rows, text, two, seed)
+    yield ABSTRACT.leave_out("tiny models know no months or translations; of SmolLM2 not done here")
+    yield IDEAL.leave_out("not done here: patterns would be set by hand in both layers")
+
+
+def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
+    """What happens along the trainings of one layer, two, and one with smeared keys."""
     runs = {
-        name: [follow(name, rows, seed + number, changes) for number in range(seeds)]
+        name: [follow(name, rows, text, seed, changes) for seed in seeds]
         for name in ("attn-only-1l", "attn-only-2l", "attn-only-1l-smeared")
     }
     one, two = runs["attn-only-1l"], runs["attn-only-2l"]
-    yield from (probe.load_model(last(curve)) for curve in two)
     yield shown(runs)
-
     final = {name: np.array([-curve.icl.iloc[-1] for curve in all_]) for name, all_ in runs.items()}
     windows = {share: [window(curve, share) for curve in two] for share in (0.5, 0.7)}
     lengths = {
@@ -145,28 +163,24 @@ def induction_heads(*, seed: int, seeds: int, changes: dict, documents: int | No
             )
         }
     )
-    yield from ablation(rows, two, seed)
-    yield ABSTRACT.leave_out("tiny models know no months or translations; of SmolLM2 not done here")
-    yield IDEAL.leave_out("not done here: patterns would be set by hand in both layers")
 
 
 # --- following a training ------------------------------------------------------------------------
 
 
-def follow(name: str, rows, seed: int, changes: dict) -> pd.DataFrame:
+def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.DataFrame:
     """A training, and at each of its checkpoints the loss, the ICL score and the head scores."""
     done = trained_folder(name, rows, seed, changes)
     curve, tokens = [], prefix_tokens(rows.train)
     for folder in sorted(done.parent.glob("step-*")):
         model = probe.load_model(folder)
-        losses = token_losses(model, rows.held_out)
+        losses = token_losses(model, text)
         scores = prefix_matching(model, tokens)
         curve.append(
             {
                 "model": name,
                 "seed": seed,
                 "step": int(folder.name.removeprefix("step-")),
-                "folder": str(folder),
                 "loss": losses.mean().item(),
                 "icl": icl(losses),
                 "induction": scores.max().item(),
@@ -178,7 +192,7 @@ def follow(name: str, rows, seed: int, changes: dict) -> pd.DataFrame:
 def token_losses(model, rows: torch.Tensor, edits=()) -> torch.Tensor:
     """Loss of each row's tokens 1, 2, ..., in nats."""
     parts = []
-    for chunk in rows.long().split(64):
+    for chunk in rows.split(64):
         logits = model.forward(chunk, edits).log_softmax(-1)
         parts.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
     return torch.cat(parts)
@@ -192,7 +206,7 @@ def icl(losses: torch.Tensor) -> float:
 
 def shown(runs: dict) -> probe.Exhibit:
     """The curves."""
-    frame = pd.concat([curve.drop(columns="folder") for all_ in runs.values() for curve in all_])
+    frame = pd.concat([curve for all_ in runs.values() for curve in all_])
     columns = {
         "model": "which model",
         "seed": "of the training",
@@ -248,28 +262,22 @@ def steepens(curve: pd.DataFrame, begin: int, end: int) -> bool:
     return bool(len(before) and len(inside) and inside.max() >= 1.2 * before.min())
 
 
-def last(curve: pd.DataFrame) -> str:
-    """The folder of the trained model."""
-    return curve.folder.iloc[-1]
-
-
 # --- ablation ------------------------------------------------------------------------------------
 
 
-def ablation(rows, curves: list[pd.DataFrame], seed: int) -> Iterator:
+def ablation(rows, text: torch.Tensor, trained: list, seed: int) -> Iterator:
     """Heads' outputs to zero, with every pattern as it was in the clean run."""
     lost, others, placed = [], [], []
-    for curve in curves:
-        model = probe.load_model(last(curve))
+    for model in trained:
         scores = prefix_matching(model, prefix_tokens(rows.train))
         order = [divmod(int(i), model.dims.n_heads) for i in scores.flatten().argsort().flip(0)]
         placed.append(sum(layer == model.dims.n_layers - 1 for layer, _ in order[:3]))
         heads = [head for head in order if scores[head] > IS_INDUCTION]
         rest = [head for head in order if head not in heads]
         chosen = np.random.default_rng(seed).permutation(len(rest))[: len(heads)]
-        whole = icl(token_losses(model, rows.held_out))
-        lost.append(1 - frozen_icl(model, rows.held_out, heads) / whole)
-        others.append(1 - frozen_icl(model, rows.held_out, [rest[i] for i in chosen]) / whole)
+        whole = icl(token_losses(model, text))
+        lost.append(1 - frozen_icl(model, text, heads) / whole)
+        others.append(1 - frozen_icl(model, text, [rest[i] for i in chosen]) / whole)
     yield ABLATED.judge(
         {
             "ICL lost without induction heads, share": probe.over_seeds(lost),
@@ -282,7 +290,7 @@ def ablation(rows, curves: list[pd.DataFrame], seed: int) -> Iterator:
 def frozen_icl(model, rows: torch.Tensor, heads: list[tuple[int, int]]) -> float:
     """The ICL score without these heads, all patterns frozen to the clean run's."""
     parts = []
-    for chunk in rows.long().split(64):
+    for chunk in rows.split(64):
         trace = model.trace(chunk, ["pattern"])
         edits = [probe.patch(f"pattern.{layer}", trace["pattern", layer])
                  for layer in range(model.dims.n_layers)]  # fmt: skip

@@ -9,12 +9,25 @@ import torch
 import probe
 
 
+def text_of(documents: int | None, shipped: bool) -> Any:
+    """Token rows of the everyday text; for shipped models in their own tokens."""
+    tokenizer = probe.load_model("attn-only-2l").tokenizer.hf if shipped else None
+    return probe.tiny_rows(probe.everyday_corpus(limit=documents), tokenizer=tokenizer)
+
+
 def trained_folder(name: str, rows: Any, seed: int, changes: dict[str, Any]) -> Path:
     """The folder of a trained model; a training that is there is not made again."""
     root = Path(os.environ.get("PROBE_RUNS", "runs")) / "tiny"
     tag = "".join(f"-{key}-{value}" for key, value in changes.items())
     out = root / f"{name}-{seed}-{rows.text_hash}{tag}"
     return probe.train_tiny(name, rows, seed=seed, out=out, **changes)
+
+
+def models(name: str, rows: Any, seeds: range, changes: dict[str, Any] | None) -> list[Any]:
+    """Trained here, a seed each; or, without changes to make, those that come with Probe."""
+    if changes is None:
+        return [probe.load_model(f"{name}-seed{at}" if at else name) for at in range(len(seeds))]
+    return [probe.load_model(trained_folder(name, rows, seed, changes)) for seed in seeds]
 
 
 def prefix_tokens(rows: torch.Tensor) -> torch.Tensor:

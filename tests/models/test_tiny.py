@@ -155,7 +155,7 @@ def test_rows_of_another_length_are_refused(rows: Rows, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(rows: Rows, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the loss of step .* is .*smaller lr"):
+    with pytest.raises(ModelError, match="the loss of step .* is nan\n.*smaller lr"):
         run(rows, tmp_path / "run", lr=1e30, matrix_lr=1e30, steps=20)
 
 

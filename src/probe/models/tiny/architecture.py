@@ -42,6 +42,7 @@ class TinyConfig(LlamaConfig):
     """Llama's configuration and the parts that vary."""
 
     model_type = MODEL_TYPE
+    __no_type_check__ = True  # its constructor takes more than its fields
 
     activation: str | None = None
     mlp_norm: bool = False

@@ -36,19 +36,20 @@ class Rows:
     tokenizer: Any = field(repr=False)
 
 
-def tiny_rows(documents: Iterable[Any], *, n_ctx: int = 256) -> Rows:
+def tiny_rows(documents: Iterable[Any], *, n_ctx: int = 256, tokenizer: Any = None) -> Rows:
     """Documents as the rows tiny models are trained and measured on.
 
     Args:
-        documents: A corpus, such as ``everyday_corpus()``; read once for a tokenizer of its own,
-            and once to be cut.
+        documents: A corpus, such as ``everyday_corpus()``.
         n_ctx: Tokens of a row.
+        tokenizer: A Hugging Face one, such as ``model.tokenizer.hf`` to measure a trained model;
+            by default one is trained on the documents.
 
     Raises:
         CorpusError: Too little text.
     """
     texts = [document.text for document in documents]
-    return pack(texts, train_tokenizer(texts), n_ctx)
+    return pack(texts, tokenizer or train_tokenizer(texts), n_ctx)
 
 
 def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:
