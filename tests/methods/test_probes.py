@@ -8,11 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from probe.core.errors import OptionError, TaskError
+from probe.core.errors import OptionError, ProbeWarning, TaskError
 from probe.core.model import Model
 from probe.core.task import Encoded, Task
-from probe.methods import probes
-from probe.methods.probes import Examples, control_labels, examples, fit, folds, places, units
+from probe.methods import labelled, probes
+from probe.methods.labelled import Examples, examples, places
+from probe.methods.probes import control_labels, fit, folds, interruptible, units
 
 
 def encoded(toy: Model, tags: list[dict[str, str]]) -> Encoded:
@@ -212,4 +213,16 @@ def test_sites_that_cannot_be_probed_are_refused(
     toy: Model, kind: str, layers: list[int] | None, words: str
 ) -> None:
     with pytest.raises(OptionError, match=words):
-        probes.sites(toy, kind, layers)
+        labelled.sites(toy, kind, layers)
+
+
+def test_what_was_made_before_ctrl_c_is_kept_and_nothing_is_nothing() -> None:
+    made: list[int] = []
+    with pytest.raises(KeyboardInterrupt), interruptible(made, 3, "layers"):
+        raise KeyboardInterrupt
+    with (
+        pytest.warns(ProbeWarning, match="stopped after 1 of 3 layers"),
+        interruptible(made, 3, "layers"),
+    ):
+        made.append(1)
+        raise KeyboardInterrupt

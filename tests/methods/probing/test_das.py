@@ -5,7 +5,7 @@ import pytest
 import torch
 from planted import ANSWER, planted, twins
 
-from probe.core.errors import OptionError, SiteError, TaskError
+from probe.core.errors import OptionError, ProbeWarning, SiteError, TaskError
 from probe.core.progress import listening
 from probe.core.site import Site
 from probe.core.task import Task
@@ -59,10 +59,14 @@ def test_swapping_everything_is_the_source_and_nothing_the_base() -> None:
 
 def test_learning_can_be_stopped(model: BridgeModel) -> None:
     calls = []
-    with listening(lambda done, total, unit: calls.append((done, total)) or False):
-        frame = das(model, twins(model), layers=[1], steps=50)
-    assert (1, 50) in calls
-    assert (2, 50) not in calls
+    with (
+        listening(lambda done, total, unit: calls.append((done, total)) or False),
+        pytest.warns(ProbeWarning, match="stopped after 1 of 2 layers"),
+    ):
+        frame = das(model, twins(model), layers=[1, 2], steps=50)
+    assert calls[0] == (1, 100)
+    assert (2, 100) not in calls
+    assert set(frame["layer"]) == {1}
     assert np.isfinite(frame["raw"]).all()
 
 

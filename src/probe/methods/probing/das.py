@@ -25,7 +25,15 @@ from probe.methods.alignment import (
     swap,
     swapped,
 )
-from probe.methods.probes import GROUPS_ABOUT, SIDE, examples, folds, places, sites, undivided
+from probe.methods.labelled import (
+    GROUPS_ABOUT,
+    SIDE,
+    examples,
+    places,
+    sites,
+    undivided,
+)
+from probe.methods.probes import folds, interruptible
 
 _COLUMNS = {
     "batch": "prompt pair, none of whose group was learnt from",
@@ -98,19 +106,27 @@ def das(
     data = examples(encoded, SIDE, groups)
     learnt, judged = (np.unique(data.rows[part]) for part in folds(data, 2, "groups", seed)[0])
     training, test = encoded.rows(learnt.tolist()), encoded.rows(judged.tolist())
-    frames = []
-    for site in which:
-        with progress_bar(f"subspace of {site}") as report:
+    frames: list[pd.DataFrame] = []
+    heard: list[bool | None] = []
+    with interruptible(frames, len(which), "layers"), progress_bar("subspaces") as report:
+        for done, site in enumerate(which):
+
+            def step(now: int, n: int, unit: str, before: int = done * steps) -> bool | None:
+                heard.append(report(before + now, len(which) * n, unit))
+                return heard[-1]
+
             basis = learn_subspace(
                 model, training, site, where[learnt], k, steps=steps, lr=lr,
-                batch_size=batch_size, seed=seed, report=report,
+                batch_size=batch_size, seed=seed, report=step,
             )  # fmt: skip
-        subspaces = {
-            "learnt": basis,
-            "random": random_subspace(dim, k, seed + 1).to(basis),
-            "whole": torch.eye(dim).to(basis),
-        }
-        frames.append(_judged(model, test, judged, site, where[judged], subspaces))
+            subspaces = {
+                "learnt": basis,
+                "random": random_subspace(dim, k, seed + 1).to(basis),
+                "whole": torch.eye(dim).to(basis),
+            }
+            frames.append(_judged(model, test, judged, site, where[judged], subspaces))
+            if heard[-1] is False:
+                break
     return pd.concat(frames, ignore_index=True)
 
 

@@ -16,21 +16,19 @@ from probe.core.registry import method
 from probe.core.result import View
 from probe.core.site import Site
 from probe.core.task import Encoded
-from probe.methods.probes import (
+from probe.methods.labelled import (
     GROUPS_ABOUT,
     LABEL_ABOUT,
     SIDE,
     Examples,
-    Fold,
     Numbers,
     examples,
-    fit,
-    folds,
     places,
     record,
     sites,
     undivided,
 )
+from probe.methods.probes import Fold, fit, folds
 
 Directions = Float[np.ndarray, "direction dim"]
 

@@ -11,23 +11,26 @@ from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
-from probe.methods.probes import (
+from probe.methods.labelled import (
     GROUPS_ABOUT,
     LABEL_ABOUT,
     SIDE,
     Examples,
-    Fold,
     Labels,
     Numbers,
-    Split,
-    control_labels,
     examples,
-    fit,
-    folds,
-    majority,
     places,
     record,
     sites,
+)
+from probe.methods.probes import (
+    Fold,
+    Split,
+    control_labels,
+    fit,
+    folds,
+    interruptible,
+    majority,
     units,
 )
 
@@ -110,8 +113,8 @@ def linear_probe(
     control = control_labels(data, seed)
     traces = record(model, encoded, which, data)
     cells = [(site, name) for site in which for name in where]
-    frames = []
-    with progress_bar("linear probes") as report:
+    frames: list[pd.DataFrame] = []
+    with interruptible(frames, len(cells), "places"), progress_bar("linear probes") as report:
         for done, (site, name) in enumerate(cells, 1):
             x = data.at(traces, site, where[name])
             frame = _judged(data, x, parts, control, split, seed)

@@ -17,23 +17,19 @@ from probe.core.registry import method
 from probe.core.result import View
 from probe.core.site import Site, check_layer
 from probe.core.task import Encoded
-from probe.methods.probes import (
+from probe.methods.labelled import (
     GROUPS_ABOUT,
     LABEL_ABOUT,
     SIDE,
     Examples,
-    Fold,
     Labels,
     Numbers,
     examples,
-    fit,
-    folds,
-    lasso,
-    majority,
     places,
     record,
     sites,
 )
+from probe.methods.probes import Fold, fit, folds, interruptible, lasso, majority
 
 By = Literal["difference", "l1"]
 
@@ -110,8 +106,8 @@ def sparse_probe(
     which = sites(model, kind, layers) if opened is None else [_read_by(opened, model)]
     parts = folds(data, n_folds, "groups", seed)
     traces = record(model, encoded, which, data)
-    frames = []
-    with progress_bar("sparse probes") as report:
+    frames: list[pd.DataFrame] = []
+    with interruptible(frames, len(which), "layers"), progress_bar("sparse probes") as report:
         for done, site in enumerate(which, 1):
             x = data.at(traces, site, where)
             x = x if opened is None else _features(opened, x)
