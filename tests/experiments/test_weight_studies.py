@@ -1,0 +1,57 @@
+"""Task arithmetic, run whole at its smallest size; and that prompts to judge on are new."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    name = "task_arithmetic"
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # where its dataclasses look for themselves
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prompts_of_a_split_are_in_no_other(script: ModuleType) -> None:
+    world = script.World.of(0)
+    fillers = [set(map(tuple, part.tolist())) for part in world.fillers.values()]
+    assert sum(map(len, fillers)) == len(set.union(*fillers)) == script.N_FILLERS**2
+    tokens, symbol = world.every(1, "test")
+    assert {tuple(row) for row in tokens[:, :2].tolist()} == fillers[2]
+    assert torch.equal(tokens[:, 3], script._token(symbol))
+
+
+def test_training_answers_are_right_as_often_as_asked(script: ModuleType) -> None:
+    world, generator = script.World.of(0), torch.Generator().manual_seed(0)
+    for right in (0.5, 1.0):
+        share = []
+        for _ in range(20):
+            tokens, answer = world.batch([2], right, generator)
+            symbol = tokens[:, 3] - script._token(torch.tensor(0))
+            share.append((script._token(world.answers[2, symbol]) == answer).double().mean())
+        assert np.mean(share) == pytest.approx(right, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_study_runs_whole(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "GRID", [0.4, 0.8, 1.6])
+    monkeypatch.setattr(script, "DROPS", [0.9])
+    outcome = script.task_arithmetic.run({"seeds": 1, "steps": 20, "tuning": 10})
+    table = outcome.findings.frame
+    assert table["claim"].nunique() == 6
+    assert np.isfinite(table["value"]).all()
+    for exhibit in outcome.exhibits.values():
+        assert len(exhibit.plot().data) > 0
