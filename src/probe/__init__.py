@@ -51,6 +51,7 @@ _HOME: dict[str, str] = {
     "steer": "probe.core.edit",
     "scale": "probe.core.edit",
     "project_out": "probe.core.edit",
+    "splice": "probe.core.splice",
     "method": "probe.core.registry",
     # published claims
     "study": "probe.runs.study",

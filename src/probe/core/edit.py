@@ -13,9 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.core.errors import EditError
+from probe.core.reconstruction import Reconstruction
 from probe.core.site import Site
 
-Rule = Literal["set", "add", "scale", "project_out"]
+Rule = Literal["set", "add", "scale", "project_out", "splice"]
 Indices = int | Sequence[int] | Int[Tensor, " batch"]
 
 
@@ -25,8 +26,8 @@ class Edit:
 
     Attributes:
         site: Where. ``site.head`` narrows it to one head.
-        rule: ``set`` to the value, ``add`` the value, ``scale`` by it, or ``project_out`` its
-            direction.
+        rule: ``set`` to the value, ``add`` the value, ``scale`` by it, ``project_out`` its
+            direction, or ``splice`` in a dictionary's reconstruction of what stands there.
         value: A number, or a tensor that broadcasts against the whole activation; where only a
             part is edited, the same part of the value is used. So the recorded tensor of another
             run can be given whole.
@@ -37,7 +38,7 @@ class Edit:
 
     site: Site
     rule: Rule
-    value: Tensor | float = field(repr=False)
+    value: Tensor | float | Reconstruction = field(repr=False)
     where: Mapping[str, Indices] = field(default_factory=dict)
     source: str = ""
 
@@ -92,7 +93,9 @@ class Edit:
         axis = "query" if "query" in self.site.axes else "pos"
         return _positions(self.where[axis], lengths, self.site) if axis in self.where else None
 
-    def _value(self, activation: Tensor, rows: Tensor | None, start: int) -> Tensor | float:
+    def _value(
+        self, activation: Tensor, rows: Tensor | None, start: int
+    ) -> Tensor | float | Reconstruction:
         if not isinstance(self.value, Tensor):
             return self.value
         value = self.value.to(device=activation.device, dtype=activation.dtype)
@@ -120,7 +123,9 @@ class Edit:
                 value = value.narrow(place, start, value.shape[place] - start)
         return value
 
-    def _changed(self, part: Tensor, value: Tensor | float) -> Tensor:
+    def _changed(self, part: Tensor, value: Tensor | float | Reconstruction) -> Tensor:
+        if isinstance(value, Reconstruction):
+            return value.of(part)
         if self.rule == "set":
             return value.clone() if isinstance(value, Tensor) else torch.full_like(part, value)
         if self.rule == "add":
