@@ -1,12 +1,14 @@
-"""Splicing a dictionary into a run: identities of the reconstruction, its error and its features."""
+"""Splicing a dictionary into a run: identities of reconstruction, error and features."""
 
 import pytest
 import torch
 from random_dictionaries import FORMS, dictionary
 
+from probe.core.edit import patch
 from probe.core.errors import EditError, ProbeWarning
 from probe.core.model import Model
 from probe.core.splice import splice
+from probe.tasks import load_task
 
 LENGTHS = torch.tensor([4, 4, 3])
 AUTOENCODERS = [form for form in FORMS if "coder" not in form]
@@ -60,8 +62,6 @@ def test_a_run_sees_the_splice_in_a_forward_in_a_sweep_and_in_generation(toy: Mo
         toy.forward(tokens, [splice(None, sae)]), plain, rtol=1e-4, atol=1e-4
     )
     x = toy.trace(tokens, "resid_post.0")["resid_post", 0]
-    from probe.core.edit import patch
-
     by_hand = toy.forward(tokens, [patch("resid_post.0", sae.decode(sae.encode(x)))])
     spliced = toy.forward(tokens, [splice(None, sae, keep_error=False)])
     torch.testing.assert_close(spliced, by_hand)
@@ -71,11 +71,9 @@ def test_a_run_sees_the_splice_in_a_forward_in_a_sweep_and_in_generation(toy: Mo
 
 
 def test_a_sweep_reads_what_a_forward_reads(toy: Model) -> None:
-    from probe.tasks import load_task
-
     task = load_task("ioi", n=3).encode(toy)
     sae = dictionary("standard", d_in=toy.dims.d_model, layer=0)
-    edit = splice(None, sae, features={i: 0.0 for i in range(12)}, pos=[2, -1])
+    edit = splice(None, sae, features=dict.fromkeys(range(12), 0.0), pos=[2, -1])
     swept = toy.sweep(task, [[edit]], base="clean")[0]
     logits = toy.forward(task.clean, [edit], lengths=task.lengths, last_only=True)
     rows = torch.arange(3)

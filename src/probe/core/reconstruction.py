@@ -1,4 +1,4 @@
-"""What a dictionary makes of an activation, with some of its features set: the value of a splice."""
+"""What a dictionary makes of an activation, some of its features set: the value of a splice."""
 
 from dataclasses import dataclass
 
