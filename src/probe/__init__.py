@@ -18,6 +18,7 @@ _HOME: dict[str, str] = {
     "train_tiny": "probe.models.tiny.train",
     "tasks": "probe.api",
     "models": "probe.api",
+    "dictionaries": "probe.api",
     "run": "probe.api",
     "methods": "probe.api",
     "rerun": "probe.api",
@@ -43,6 +44,8 @@ _HOME: dict[str, str] = {
     "write_corpus": "probe.api",
     "evaluate_sae": "probe.dictionaries.evaluate",
     "frontier": "probe.dictionaries.frontier",
+    "index_features": "probe.dictionaries.index_features",
+    "FeatureIndex": "probe.dictionaries.feature_index",
     "sparse_probing": "probe.dictionaries.sparse_probing",
     "absorption": "probe.dictionaries.absorption",
     "recovery": "probe.dictionaries.recovery",
@@ -115,7 +118,7 @@ def __dir__() -> list[str]:
 
 
 class _Public(ModuleType):
-    """``methods``, ``tasks``, ``models`` and ``runs`` are rooms and public functions.
+    """``methods``, ``tasks``, ``models``, ``dictionaries`` and ``runs`` are rooms and functions.
 
     Importing a room would put the module where the function is looked for; the function wins.
     """

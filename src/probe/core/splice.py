@@ -57,13 +57,14 @@ def _place(site: Site | None, dictionary: Dictionary) -> Site:
             expected="a sparse autoencoder, which reconstructs what it reads",
             remedy="patch(site, dictionary.decode(dictionary.encode(x))) with x recorded",
         )
-    if site is None and not dictionary.reads:
+    at = site or next(iter(dictionary.reads), None)
+    if at is None:
         raise EditError(
             f"{dictionary.name} does not say where it belongs",
             expected="a site",
             remedy='splice("resid_post.8", dictionary)',
         )
-    return site or dictionary.reads[0]
+    return at
 
 
 def _vector(

@@ -161,11 +161,10 @@ def _rows(
 
 
 def _frame(rows: list[tuple[str, str | None, float]], moments: Moments) -> pd.DataFrame:
-    summary = pd.DataFrame(rows, columns=["metric", "baseline", "value"])
-    densities = pd.DataFrame({"metric": "density", "value": moments.density.numpy()})
-    frame = pd.concat([summary, densities], ignore_index=True)
-    features = [None] * len(summary) + list(range(len(densities)))
-    frame.insert(2, "feature", pd.array(features, dtype="Int64"))
+    whole = [(name, baseline, None, value) for name, baseline, value in rows]
+    each = [("density", None, i, value) for i, value in enumerate(moments.density.tolist())]
+    frame = pd.DataFrame(whole + each, columns=["metric", "baseline", "feature", "value"])
+    frame["feature"] = frame["feature"].astype("Int64")
     undefined = frame["metric"][frame["value"].isna()].unique()
     if len(undefined):
         warnings.warn(
