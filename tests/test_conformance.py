@@ -28,6 +28,10 @@ ELSEWHERE = re.compile(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//|url\
 
 NEEDED: dict[str, dict[str, Any]] = {
     "causal_tracing": {"subject": "{place}", "draws": 2},
+    "feature_activations": {"dictionary": "toy"},
+    "feature_attribution": {"dictionary": "toy", "top": 4, "random": 2},
+    "feature_circuit": {"dictionaries": ["toy.0", "toy.1"], "top": 3},
+    "feature_effects": {"dictionary": "toy", "features": [3, 5]},
     "knockout": {"keys": "{place}"},
     "das": {"steps": 1, "layers": [1]},
     "erasure": {"rounds": 1},

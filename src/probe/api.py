@@ -23,7 +23,7 @@ from probe.core.result import Result
 from probe.core.task import Encoded, Prompt, Task
 from probe.core.vector import VectorResult
 from probe.corpora import load_corpus, write_corpus
-from probe.dictionaries.files import load_dictionary
+from probe.dictionaries.files import load_dictionary, shipped
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
 from probe.methods.vectors.evaluate_vector import evaluate_vector
 from probe.methods.vectors.feature_vector import feature_vector
@@ -48,6 +48,7 @@ from probe.tasks.icl import ICL_TASKS, icl_task
 
 __all__ = [
     "compare_weight_vectors",
+    "dictionaries",
     "diff",
     "doctor",
     "evaluate_vector",
@@ -146,6 +147,11 @@ def models() -> list[str]:
     return list(ALWAYS_THERE)
 
 
+def dictionaries() -> list[str]:
+    """Dictionaries that load by name with no network. Any folder in SAELens' format loads too."""
+    return shipped()
+
+
 def _fields(method: Method) -> Sequence[str]:
     return list(method.options.model_fields)
 
@@ -153,9 +159,10 @@ def _fields(method: Method) -> Sequence[str]:
 @lru_cache
 def _load_methods() -> None:
     """Import every method module, and the plug-ins; one that fails is a warning, not a wall."""
-    room = importlib.import_module("probe.methods")
-    for module in pkgutil.walk_packages(room.__path__, "probe.methods."):
-        importlib.import_module(module.name)
+    for name in ("probe.methods", "probe.dictionaries.features"):
+        room = importlib.import_module(name)
+        for module in pkgutil.walk_packages(room.__path__, f"{name}."):
+            importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         try:
             entry.load()

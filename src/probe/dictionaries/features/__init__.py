@@ -1,0 +1,1 @@
+"""Questions about a model's features: each a method, like those of ``probe.methods``."""
