@@ -35,6 +35,10 @@ PAGES = [
     st.Page(
         "screens/patching.py", title="Patching", icon=":material/healing:", url_path="patching"
     ),
+    st.Page(
+        "screens/features.py", title="Features", icon=":material/scatter_plot:", url_path="features"
+    ),
+    st.Page("screens/feature.py", title="Feature", icon=":material/adjust:", url_path="feature"),
 ]
 
 st.set_page_config(page_title="Probe Explorer", page_icon=str(HERE / "icon.png"), layout="wide")

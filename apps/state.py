@@ -31,11 +31,13 @@ _NAMES = {
     "cells": "c",
     "metric": "e",
     "direction": "r",
+    "dictionary": "a",
+    "feature": "f",
 }
 """Field → its short name in the URL."""
 
 _WORDS = {"m": "model", "q": "prompt", "b": "prompt B", "t": "target", "d": "distractor"}
-_NUMBERS = frozenset({"position", "layer", "head"})
+_NUMBERS = frozenset({"position", "layer", "head", "feature"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class UrlState:
         cells: What one cell of a patching map is.
         metric: What is measured after patching.
         direction: Which run is patched into which.
+        dictionary: Whose features are shown; empty is the first there is.
+        feature: Selected feature.
     """
 
     model: str = "smollm2"
@@ -73,6 +77,8 @@ class UrlState:
     cells: str = ""
     metric: str = "logit_diff"
     direction: str = "denoise"
+    dictionary: str = ""
+    feature: int = 0
 
     @property
     def text(self) -> str:

@@ -25,6 +25,8 @@ states = st.builds(
     cells=texts,
     metric=texts,
     direction=texts,
+    dictionary=texts,
+    feature=st.integers(0, 999_999),
 )
 
 
@@ -42,7 +44,7 @@ def test_a_state_comes_back_from_an_encoded_url(state: UrlState) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["v", "m", "q", "b", "t", "pos", "l", "h", "k", "c", "zz"]), anything
+        st.sampled_from(["v", "m", "q", "b", "t", "pos", "l", "h", "k", "c", "f", "zz"]), anything
     )
 )
 def test_no_query_breaks_it(query: dict[str, str]) -> None:
