@@ -19,7 +19,7 @@ _TOYS = ["toy.0", "toy.1"]
 
 def offered(model: str) -> list[str]:
     """Names to choose from: for a random model random dictionaries."""
-    return _TOYS if model.startswith("toy") else probe.dictionaries()
+    return _TOYS if model.startswith("toy") else probe.shipped_dictionaries()
 
 
 def choose(here: Context) -> str:

@@ -18,7 +18,7 @@ _HOME: dict[str, str] = {
     "train_tiny": "probe.models.tiny.train",
     "tasks": "probe.api",
     "models": "probe.api",
-    "dictionaries": "probe.api",
+    "shipped_dictionaries": "probe.api",
     "run": "probe.api",
     "methods": "probe.api",
     "rerun": "probe.api",
@@ -118,7 +118,7 @@ def __dir__() -> list[str]:
 
 
 class _Public(ModuleType):
-    """``methods``, ``tasks``, ``models``, ``dictionaries`` and ``runs`` are rooms and functions.
+    """``methods``, ``tasks``, ``models`` and ``runs`` are rooms and public functions.
 
     Importing a room would put the module where the function is looked for; the function wins.
     """

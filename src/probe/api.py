@@ -48,7 +48,6 @@ from probe.tasks.icl import ICL_TASKS, icl_task
 
 __all__ = [
     "compare_weight_vectors",
-    "dictionaries",
     "diff",
     "doctor",
     "evaluate_vector",
@@ -70,6 +69,7 @@ __all__ = [
     "rerun",
     "run",
     "runs",
+    "shipped_dictionaries",
     "steering_vector",
     "studies",
     "task_vector",
@@ -147,7 +147,7 @@ def models() -> list[str]:
     return list(ALWAYS_THERE)
 
 
-def dictionaries() -> list[str]:
+def shipped_dictionaries() -> list[str]:
     """Dictionaries that load by name with no network. Any folder in SAELens' format loads too."""
     return shipped()
 

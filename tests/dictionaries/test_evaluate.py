@@ -112,6 +112,17 @@ def test_special_tokens_count_for_nothing_and_are_reported(toy: Model) -> None:
     assert "cross_entropy" not in set(result.frame["metric"])
 
 
+def test_what_was_skipped_in_training_is_skipped_here(toy: Model) -> None:
+    sae = dictionary("standard", d_in=toy.dims.d_model)
+    sae = type(sae)(**{**sae.__dict__, "metadata": {"made": {"skip_first": 2}}})
+    result = evaluate_sae(sae, toy, TEXTS, n_pos=16, ce_tokens=0)
+    assert result.provenance.passed["skip_first"] == 2
+    assert number(result, "skipped_tokens") > 2
+    whole = evaluate_sae(sae, toy, TEXTS, n_pos=16, ce_tokens=0, skip_first=0)
+    left = number(whole, "tokens") - number(result, "tokens")
+    assert left == number(result, "skipped_tokens")
+
+
 def test_a_result_says_what_it_measured_is_saved_and_comes_back(toy: Model) -> None:
     sae = dictionary("jumprelu", d_in=toy.dims.d_model)
     result = evaluate_sae(sae, toy, TEXTS, n_pos=16)

@@ -145,8 +145,9 @@ class FeatureIndex:
             return self.labelled().head(most)
         with index_file.opened(self.path) as file:
             return pd.read_sql_query(
-                "select rowid as feature, labels_text.label, density, max from labels_text "
-                "join features on id = rowid where labels_text match ? order by rank limit ?",
+                "select labels_text.rowid as feature, labels_text.label, density, max "
+                "from labels_text join features on id = labels_text.rowid "
+                "where labels_text match ? order by rank limit ?",
                 file, params=[asked, most],
             )  # fmt: skip
 

@@ -91,8 +91,8 @@ def text_of(
             f"n_tokens={n_tokens}, n_pos={n_pos}, batch_size={batch_size}",
             expected="at least 1 of each",
         )
-    trained = sae.metadata if isinstance(sae, SparseDictionary) else {}
-    skip = int(trained.get("skip_first", 0)) if skip_first is None else skip_first
+    made = sae.metadata.get("made", {}) if isinstance(sae, SparseDictionary) else {}
+    skip = int(made.get("skip_first", 0)) if skip_first is None else skip_first
     if not 0 <= skip < n_pos:
         raise OptionError(f"skip_first={skip}", expected=f"0 to {n_pos - 1}, fewer than n_pos")
     documents = corpus if isinstance(corpus, Corpus) else load_corpus(corpus)

@@ -91,8 +91,9 @@ def test_the_estimate_is_the_slope_of_a_small_change(toy: Model, ioi: Encoded) -
     found = encode(toy, ioi, toy_dictionary(toy))
     step = 0.05
     for row in frame[frame["node"] == "feature"].itertuples():
-        here = found.features[..., row.feature]
-        sets = [[found.change(row.feature, here * (1 + s))] for s in (step, -step)]
+        feature = int(row.feature)
+        here = found.features[..., feature]
+        sets = [[found.change(feature, here * (1 + s))] for s in (step, -step)]
         ahead, behind = toy.sweep(ioi, sets, "logit_diff", base="clean")[:, row.batch].tolist()
         slope = -(ahead - behind) / (2 * step)
         assert row.estimate == pytest.approx(slope, rel=0.05, abs=2e-3)
