@@ -56,7 +56,6 @@ def index(model: str, name: str) -> Any:
         return probe.index_features(loaded.model, name, texts, out=out, n_pos=32)
 
 
-@st.cache_data(max_entries=library.ANSWERS_KEPT, show_spinner=False)
 def on_prompt(model: str, name: str, prompt: str, by: str, densest: float) -> pd.DataFrame:
     """Features of the index that fire on a prompt, in that order."""
     loaded, features = library.load(model), index(model, name)
@@ -64,14 +63,7 @@ def on_prompt(model: str, name: str, prompt: str, by: str, densest: float) -> pd
         return features.by_prompt(loaded.model, name, prompt, by=by, densest=densest)
 
 
-def code(model: str, name: str, call: str) -> str:
-    """The code that asks an index the same."""
-    return "\n".join(
-        [
-            "import probe",
-            "",
-            f"model = probe.load_model({model!r})",
-            f"index = probe.FeatureIndex({name!r})",
-            call,
-        ]
-    )
+def pick(key: str, features: list[int]) -> None:
+    """Make the feature of the row that was selected in a table the feature of every page."""
+    for row in st.session_state[key].selection.rows:
+        session.update(feature=features[row])

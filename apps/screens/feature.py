@@ -14,8 +14,6 @@ from apps.components.tokens import Channel, Token, token_row, tokens_view
 from apps.context import Context
 from apps.views import features as views
 
-LISTED = 10
-
 
 def header(here: Context, index: Any, page: Any) -> None:
     """Which feature, its label, how often it fires, and the way to others."""
@@ -39,11 +37,10 @@ def header(here: Context, index: Any, page: Any) -> None:
             on_change=lambda: index.label(page.id, st.session_state[label] or ""),
             help="Kept in the index, and found on the Features page",
         )  # fmt: skip
-    dead = int((index.features()["n"] == 0).sum())
     st.subheader(f"Feature {page.id}", anchor=False)
     st.text(
         f"fires on {percent(page.density)} of {index.about['tokens']} tokens, at most "
-        f"{number(page.max)}; one of {len(index)} (dead: {dead})"
+        f"{number(page.max)}; one of {len(index)} (dead: {index.n_dead()})"
     )
 
 
@@ -76,13 +73,11 @@ def related(title: str, rows: Any, key: str) -> None:
         st.text("none")
         return
     frame = pd.DataFrame(rows, columns=["feature", "value"])
-    event = st.dataframe(
-        frame, hide_index=True, on_select="rerun", selection_mode="single-row",
-        key=f"feature-{key}-{frame['feature'].iloc[0]}", height="auto",
+    at = f"feature-{key}"
+    st.dataframe(
+        frame, hide_index=True, selection_mode="single-row", key=at, height="auto",
+        on_select=lambda: dictionaries.pick(at, frame["feature"].tolist()),
     )  # fmt: skip
-    for row in event.selection.rows:
-        session.update(feature=int(frame["feature"].iloc[row]))
-        st.rerun()
 
 
 def distribution(here: Context, page: Any, mine: float | None) -> None:

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 import probe
-from apps import context, dictionaries, empty, errors, panels, session
+from apps import context, dictionaries, empty, errors, panels
 from apps.components.matrix import matrix
 from apps.context import Context
 from apps.views import features as views
@@ -26,12 +26,12 @@ HOW = {
 def search(here: Context, name: str) -> None:
     """The one search that is chosen."""
     key = "features-search"
+    st.session_state.setdefault(key, "prompt")
     st.segmented_control(
         "Find features",
         list(views.SEARCHES),
         format_func=views.SEARCHES.__getitem__,
         key=key,
-        default="prompt",
         required=True,
         label_visibility="collapsed",
     )
@@ -98,9 +98,9 @@ def by_label(here: Context, name: str) -> None:
 
 def by_statistics(here: Context, name: str) -> None:
     """Every feature by density and largest activation."""
-    frame = dictionaries.index(here.state.model, name).features()
-    dead = int((frame["n"] == 0).sum())
-    st.text(f"{len(frame)} features, {dead} of them fire nowhere in the index's text")
+    index = dictionaries.index(here.state.model, name)
+    frame = index.features()
+    st.text(f"{len(index)} features, {index.n_dead()} of them fire nowhere in the index's text")
     st.plotly_chart(
         views.scatter(frame), key="features-scatter", alt="Density and largest activation"
     )
@@ -109,19 +109,15 @@ def by_statistics(here: Context, name: str) -> None:
 
 def listed(frame: pd.DataFrame, *, key: str, whole: bool = False) -> None:
     """Rows of features; a selected one becomes the feature of every page."""
-    event = st.dataframe(
+    features = frame["feature"].tolist()
+    st.dataframe(
         panels.readable(frame if whole else views.found_table(frame)),
         hide_index=True,
-        on_select="rerun",
+        on_select=lambda: dictionaries.pick(key, features),
         selection_mode="single-row",
         key=key,
         height=TABLE_HEIGHT if len(frame) > 10 else "auto",
     )
-    for row in event.selection.rows:
-        feature = int(frame["feature"].iloc[row])
-        if feature != session.current().feature:
-            session.update(feature=feature)
-            st.rerun()
 
 
 here, _ = context.read()

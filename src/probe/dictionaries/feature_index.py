@@ -114,6 +114,11 @@ class FeatureIndex:
                 file,
             ).rename(columns={"id": "feature"})
 
+    def n_dead(self) -> int:
+        """How many features fire nowhere in the text."""
+        with index_file.opened(self.path) as file:
+            return int(file.execute("select count(*) from features where n = 0").fetchone()[0])
+
     def by_token(self, token: str | int, how: How = "promoted", most: int = 50) -> pd.DataFrame:
         """Features for which this is among the ten tokens they promote, suppress, or fire on.
 
