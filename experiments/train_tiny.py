@@ -5,7 +5,6 @@ that was cut short goes on where it was. Weights are stored in half precision; t
 and the hash of the text are beside them in ``training.json``.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -49,8 +48,7 @@ def ship(trained: Path, folder: Path) -> None:
     weights = load_file(trained / "model.safetensors")
     halved = {name: weight.half() for name, weight in weights.items()}
     save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
-    record = json.loads((trained.parent / "training.json").read_text("utf-8"))
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    shutil.copy(trained.parent / "training.json", folder)
 
 
 if __name__ == "__main__":

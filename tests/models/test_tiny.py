@@ -113,7 +113,7 @@ def test_learned_positions_tell_places_apart_and_continue_from_a_cache() -> None
 
 def test_a_killed_run_goes_on_to_the_same_bits(rows: Rows, tmp_path: Path) -> None:
     whole = run(rows, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 3; call again"):
+    with pytest.raises(ModelError, match="was stopped after step 3\n.*same call goes on"):
         run(rows, tmp_path / "cut", report=lambda done, total, unit: done < 3)
     halves = run(rows, tmp_path / "cut")
     one, other = weights(whole), weights(halves)
@@ -210,4 +210,4 @@ def test_shipped_models_load_by_name_and_pass_the_doctor(name: str) -> None:
     assert model.health["ok"], model.health
     assert name in probe.models()
     record = json.loads((tiny.folder(name) / "training.json").read_text("utf-8"))
-    assert {"recipe", "seed", "text"} <= record.keys()
+    assert {"recipe", "seed", "text", "versions"} <= record.keys()

@@ -2,11 +2,11 @@
 
 The folder of a run::
 
-    training.json         recipe, seed, text hash, versions, steps done
+    training.json         recipe, seed, hash of the text, versions of what trained it
     losses.safetensors    training loss of every step, in nats
     state.safetensors     weights and optimizer moments to go on from
     step-000100/          a Hugging Face model folder for each checkpoint
-    step-002000/          the last is the trained model
+    step-001600/          the last is the trained model
 
 What a step learns from depends on the seed and the step alone, so nothing random is carried over.
 """
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from probe.core.errors import ModelError, OptionError
 from probe.core.progress import Report, progress_bar
+from probe.core.provenance import versions
 from probe.models.tiny.architecture import TinyConfig, TinyForCausalLM
 from probe.models.tiny.recipes import Recipe, recipe
 from probe.models.tiny.text import Rows
@@ -109,7 +110,7 @@ def train_tiny(name: str, rows: Rows, *, seed: int = 0, out: str | Path, **chang
     Raises:
         OptionError: No such recipe.
         ModelError: The folder holds a run with another recipe, seed or text; a loss that is not
-            finite.
+            finite; somebody who listens stopped it.
 
     Cost: minutes; a forward and a backward pass for each step.
     """
@@ -140,7 +141,9 @@ def train(recipe: Recipe, rows: Rows, *, seed: int, out: Path, report: Report) -
             if stopped or (step + 1) % _SAVE_EVERY == 0:
                 run.save(step + 1)
             if stopped:
-                raise KeyboardInterrupt(f"stopped after step {step + 1}; call again to go on")
+                raise ModelError(
+                    f"training was stopped after step {step + 1}", remedy="the same call goes on"
+                )
     return run.finish()
 
 
@@ -215,7 +218,8 @@ class _Run:
         card = self.out / "training.json"
         if not card.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
-            _write(card, lambda part: part.write_text(json.dumps(self.record, indent=1), "utf-8"))
+            about = json.dumps({**self.record, "versions": versions()}, indent=1) + "\n"
+            _write(card, lambda part: part.write_text(about, "utf-8"))
         found = json.loads(card.read_text("utf-8"))
         if differing := [key for key in self.record if found.get(key) != self.record[key]]:
             raise ModelError(
