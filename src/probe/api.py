@@ -82,6 +82,9 @@ __all__ = [
     "write_report",
 ]
 
+COMPARING_WEIGHTS = "compare_weight_vectors"
+"""What the record of such a comparison names as its method."""
+
 PLUGINS = "probe.methods"
 """Entry-point group under which other packages register methods."""
 
@@ -356,6 +359,11 @@ def rerun(run: "Result | str | Path", *, model: Model | None = None) -> Rerun:
     if record.method.startswith(METHOD):
         with tempfile.TemporaryDirectory() as folder:
             return _compare(old, reproducing.again(old, Path(folder)))
+    if record.method == COMPARING_WEIGHTS:
+        asked = record.passed
+        named = {name: WeightVector.recorded(terms) for name, terms in asked["vectors"].items()}
+        new = compare_weight_vectors(named, measure=asked["measure"], by=asked["by"])
+        return _compare(old, new)
     loaded = model or _model_of(record)
     if loaded.spec.model_dump()["weight_hash"] != record.model["weight_hash"]:
         raise RunError(
@@ -484,8 +492,12 @@ def compare_weight_vectors(
     record = provenance.Provenance(
         run_id=provenance.new_run_id(),
         started=started,
-        method="compare_weight_vectors",
-        passed={"vectors": {k: repr(v) for k, v in vectors.items()}, "measure": measure, "by": by},
+        method=COMPARING_WEIGHTS,
+        passed={
+            "vectors": {name: vector.record() for name, vector in vectors.items()},
+            "measure": measure,
+            "by": by,
+        },
         defaulted={},
         model={"name": next(iter(vectors.values())).pre.name},
         versions=provenance.versions(),

@@ -106,7 +106,7 @@ def test_norms_and_cosines_are_those_of_the_tensors(
 
 @pytest.mark.parametrize("measure", ["norm", "cosine"])
 @pytest.mark.parametrize("by", ["layer", "tensor"])
-def test_tables_are_drawn_saved_and_come_back(
+def test_tables_are_drawn_saved_and_made_again(
     vectors: list[WeightVector], measure: str, by: str
 ) -> None:
     result = probe.compare_weight_vectors(
@@ -115,6 +115,8 @@ def test_tables_are_drawn_saved_and_come_back(
     assert len(result.plot().data) > 0
     result.save()
     assert probe.load_result(result.id).frame.equals(result.frame)
+    again = probe.rerun(result.id)
+    assert again.same, again.about
 
 
 def test_vectors_of_different_origins_are_compared_with_a_warning(

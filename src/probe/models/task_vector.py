@@ -5,10 +5,10 @@ Source: Ilharco et al. 2023, "Editing Models with Task Arithmetic".
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,23 @@ class WeightVector:
     def __repr__(self) -> str:
         parts = [f"{factor:g}·({tuned.name} - {pre.name})" for factor, pre, tuned in self.terms]
         return f"WeightVector({' + '.join(parts)})"
+
+    def record(self) -> list[dict[str, object]]:
+        """Its terms in plain words, from which ``recorded`` makes it again."""
+        return [
+            {"factor": factor, "pre": str(pre.folder), "tuned": str(tuned.folder)}
+            for factor, pre, tuned in self.terms
+        ]
+
+    @classmethod
+    def recorded(cls, terms: Sequence[Mapping[str, Any]]) -> "WeightVector":
+        """The vector of a record, if its folders are still there."""
+        return cls(
+            tuple(
+                (float(t["factor"]), open_checkpoint(t["pre"]), open_checkpoint(t["tuned"]))
+                for t in terms
+            )
+        )
 
     @property
     def pre(self) -> Checkpoint:
@@ -109,10 +126,7 @@ class WeightVector:
             "how": "add",
             "base": str(chosen.folder),
             "scale": scale,
-            "terms": [
-                {"factor": factor, "pre": str(pre.folder), "tuned": str(tuned.folder)}
-                for factor, pre, tuned in self.terms
-            ],
+            "terms": self.record(),
         }
 
         def add(name: str, rows: slice) -> Tensor:
