@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from torch import Tensor
 
 import probe
 
+T = TypeVar("T")
 N_TASKS, N_SYMBOLS, N_FILLERS, BATCH = 4, 32, 16, 256
 CONTROL = N_TASKS
 """The fifth task: two right answers, each half of the time."""
@@ -104,7 +106,7 @@ class World:
         answers, decoys = torch.stack(tables).split([N_TASKS + 2, N_TASKS + 1])
         pairs = torch.cartesian_prod(torch.arange(N_FILLERS), torch.arange(N_FILLERS))
         pairs = pairs[torch.randperm(len(pairs), generator=generator)]
-        train, choose, test = pairs.split([len(pairs) - 64, 32, 32])
+        train, choose, test = pairs.split([len(pairs) - 32, 16, 16])
         return cls(answers, decoys, {"train": train, "choose": choose, "test": test})
 
     def prompts(self, task: int | Tensor, symbol: Tensor, filler: Tensor) -> Tensor:
@@ -166,13 +168,17 @@ def train(
 
 
 @torch.no_grad()
-def skill(folder: Path, world: World, task: int, split: str = "test") -> float:
-    """Mean probability of the right answer; of the control, the loss in nats."""
+def skills(folder: Path, world: World, tasks: Sequence[int], split: str = "test") -> list[float]:
+    """Of each task the mean probability of the right answer; of the control the loss in nats."""
     from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model = LlamaForCausalLM.from_pretrained(folder)
+    return [_skill(model, world, task, split) for task in tasks]
+
+
+def _skill(model, world: World, task: int, split: str) -> float:
     tokens, symbol = world.every(task, split)
     log_probs = model(tokens).logits[:, -1].log_softmax(-1)
     rows = torch.arange(len(symbol))
@@ -180,6 +186,11 @@ def skill(folder: Path, world: World, task: int, split: str = "test") -> float:
         return float(log_probs[rows, _token(world.answers[task, symbol])].exp().mean())
     both = [log_probs[rows, _token(world.answers[CONTROL + i, symbol])] for i in (0, 1)]
     return float(-(both[0] + both[1]).mean() / 2)
+
+
+def skill(folder: Path, world: World, task: int, split: str = "test") -> float:
+    """Of one task."""
+    return skills(folder, world, [task], split)[0]
 
 
 @dataclass
@@ -215,14 +226,14 @@ class Bench:
         """What that tuning changed."""
         return probe.weight_task_vector(self.pre, self.tuned(task))
 
-    def made(self, make: Callable[[Path], Path], read: Callable[[Path], float]) -> float:
-        """A number of a model that is made, read and thrown away."""
+    def made(self, make: Callable[[Path], Path], read: Callable[[Path], T]) -> T:
+        """What is read of a model that is made, read and thrown away."""
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             return read(make(Path(place) / "made"))
 
     def mean_skill(self, folder: Path, tasks: Sequence[int], split: str) -> float:
         """Over tasks."""
-        return float(np.mean([skill(folder, self.world, task, split) for task in tasks]))
+        return float(np.mean(skills(folder, self.world, tasks, split)))
 
     def merged(self, tasks: Sequence[int], split: str, **how: object) -> float:
         """Mean skill of the tuned models of these tasks, merged."""
@@ -245,12 +256,9 @@ def negated(bench: Bench, task: int) -> dict[str, float]:
     vector, world = bench.vector(task), bench.world
 
     def at(scale: float, split: str) -> tuple[float, float]:
-        found: list[float] = []
-        bench.made(
+        found = bench.made(
             lambda out: vector.apply(out=out, scale=-scale),
-            lambda folder: (
-                found.extend(skill(folder, world, t, split) for t in (task, CONTROL)) or 0
-            ),
+            lambda folder: skills(folder, world, (task, CONTROL), split),
         )
         return found[0], found[1]
 

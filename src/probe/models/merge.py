@@ -14,7 +14,8 @@ from probe.models.aligned import Aligned, Missing
 from probe.models.checkpoints import Checkpoint, Make, open_checkpoint, write_checkpoint
 from probe.models.merging import agree, drop, linear, nth_largest, slerp_weights, trim
 
-Deltas = Callable[[str, slice], list[Tensor]]
+Delta = Callable[[int, str, slice], Tensor]
+"""Some rows of the task vector of the model of that number."""
 
 
 def merge(
@@ -137,17 +138,17 @@ class _Arithmetic(_Recipe):
     weights: list[float] | None = Field(default=None, description="One a model; by default 1")
     scale: float = Field(default=1.0, description="λ")
 
-    def deltas(self, aligned: Aligned) -> Deltas:
+    def delta(self, aligned: Aligned) -> Delta:
         """The task vectors, slice by slice, as this rule changes them one by one."""
         return _plain(aligned)
 
     def maker(self, aligned: Aligned) -> Make:
         weights = _weights(self.weights, len(aligned.all) - 1, default=1.0)
-        deltas = self.deltas(aligned)
+        delta = self.delta(aligned)
 
         def make(name: str, rows: slice) -> Tensor:
-            base = aligned.first.numbers(name, rows)
-            return base + self.scale * linear(deltas(name, rows), weights)
+            deltas = [delta(i, name, rows) for i in range(len(weights))]
+            return aligned.first.numbers(name, rows) + self.scale * linear(deltas, weights)
 
         return make
 
@@ -156,20 +157,19 @@ class _Ties(_Recipe):
     keep: float = Field(default=0.2, gt=0, le=1, description="Share of entries kept by trimming")
     scale: float = Field(default=1.0, description="λ")
 
-    def deltas(self, aligned: Aligned) -> Deltas:
+    def delta(self, aligned: Aligned) -> Delta:
         return _plain(aligned)
 
     def maker(self, aligned: Aligned) -> Make:
-        deltas = self.deltas(aligned)
+        delta = self.delta(aligned)
         n = max(1, round(self.keep * aligned.size()))
         thresholds = [
-            0.0 if self.keep == 1 else nth_largest(_stream(aligned, deltas, i), n)
+            0.0 if self.keep == 1 else nth_largest(_stream(aligned, delta, i), n)
             for i in range(len(aligned.all) - 1)
         ]
 
         def make(name: str, rows: slice) -> Tensor:
-            pairs = zip(deltas(name, rows), thresholds, strict=True)
-            merged = agree([trim(delta, threshold) for delta, threshold in pairs])
+            merged = agree([trim(delta(i, name, rows), t) for i, t in enumerate(thresholds)])
             return aligned.first.numbers(name, rows) + self.scale * merged
 
         return make
@@ -180,16 +180,14 @@ class _Dropping(_Recipe):
     rescale: bool = Field(default=True, description="Multiply what is left by 1 / (1 - drop)")
     seed: int = Field(default=0, description="Random seed")
 
-    def deltas(self, aligned: Aligned) -> Deltas:
+    def delta(self, aligned: Aligned) -> Delta:
         plain = _plain(aligned)
 
-        def deltas(name: str, rows: slice) -> list[Tensor]:
-            return [
-                drop(delta, self.drop, _generator(self.seed, i, name, rows), rescale=self.rescale)
-                for i, delta in enumerate(plain(name, rows))
-            ]
+        def delta(i: int, name: str, rows: slice) -> Tensor:
+            generator = _generator(self.seed, i, name, rows)
+            return drop(plain(i, name, rows), self.drop, generator, rescale=self.rescale)
 
-        return deltas
+        return delta
 
 
 class _Dare(_Dropping, _Arithmetic):
@@ -226,16 +224,15 @@ def _weights(given: Sequence[float] | None, n: int, default: float) -> Sequence[
     return [default] * n if given is None else given
 
 
-def _plain(aligned: Aligned) -> Deltas:
-    def deltas(name: str, rows: slice) -> list[Tensor]:
-        base = aligned.first.numbers(name, rows)
-        return [one.numbers(name, rows) - base for one in aligned.all[1:]]
+def _plain(aligned: Aligned) -> Delta:
+    def delta(i: int, name: str, rows: slice) -> Tensor:
+        return aligned.all[1 + i].numbers(name, rows) - aligned.first.numbers(name, rows)
 
-    return deltas
+    return delta
 
 
-def _stream(aligned: Aligned, deltas: Deltas, i: int) -> Callable[[], Iterable[Tensor]]:
-    return lambda: (deltas(name, rows)[i] for name, rows in aligned.pieces())
+def _stream(aligned: Aligned, delta: Delta, i: int) -> Callable[[], Iterable[Tensor]]:
+    return lambda: (delta(i, name, rows) for name, rows in aligned.pieces())
 
 
 def _generator(seed: int, model: int, name: str, rows: slice) -> torch.Generator:
