@@ -13,7 +13,6 @@ from torch import Tensor
 from probe.core.errors import ModelError
 from probe.core.model import Model
 from probe.core.task import Encoded
-from probe.core.trace import Trace
 from probe.methods.head_circuits import need_decoder
 
 
@@ -57,11 +56,6 @@ class Frozen:
         last = ("resid_post", model.dims.n_layers - 1)
         self._trace = model.trace(encoded, [*kinds, *["mlp_out"] * self._has_mlps, last])
         self._totals = [self._total(layer) for layer in range(model.dims.n_layers)]
-
-    @property
-    def trace(self) -> Trace:
-        """What was recorded."""
-        return self._trace
 
     def sources(self) -> list[Source]:
         """All sources, in the order in which the model writes them; biases where there are any."""

@@ -31,7 +31,7 @@ def test_scores_are_those_of_the_whole_matrices(family: str, fold: bool) -> None
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_k_composition_of_the_induction_circuit_is_the_largest(layout: str) -> None:
-    built = induction_model(layout)
+    built = induction_model(layout, size=32)
     model = load_model(built.hf, tokenizer=built.tokenizer)
     frame = composition_scores(model, kinds=["K"])
     best = frame.loc[frame["value"].idxmax()]

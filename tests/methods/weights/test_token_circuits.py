@@ -74,18 +74,20 @@ def test_the_strongest_pairs_are_those_of_the_whole_table(toy: BridgeModel, circ
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_hand_made_head_copies_and_matches(layout: str) -> None:
-    built = induction_model(layout)
+    built = induction_model(layout, size=32)
     model = load_model(built.hf, tokenizer=built.tokenizer)
     layer, head = built.heads["induction"]
-    copied = copying_score(model, draws=100).set_index(["layer", "head"])
+    copied = copying_score(model, draws=20).set_index(["layer", "head"])
     assert copied.value[layer, head] == pytest.approx(1, abs=0.01)
     assert copied.value[layer, head] > copied.high[layer, head]
     assert (copied.value.drop((layer, head)).abs() < 0.01).all()  # no other head writes an answer
-    matched = matching_score(model, via=built.heads["previous"]).set_index(["layer", "head"])
+    matched = matching_score(model, via=built.heads["previous"], draws=2).set_index(
+        ["layer", "head"]
+    )
     assert matched.value[layer, head] == pytest.approx(1, abs=0.01)
     assert set(matched.index.get_level_values("layer")) == {1}
     assert (matched.value.drop((layer, head)).abs() < 0.01).all()
-    same = matching_score(model).set_index(["layer", "head"])
+    same = matching_score(model, draws=2).set_index(["layer", "head"])
     assert same.value[built.heads["same_token"]] == pytest.approx(1, abs=0.01)
     pairs = head_tokens(model, layer=layer, head=head, tokens=["w9", "w20"], top=1)
     assert pairs["other"].tolist() == ["w9", "w20"]

@@ -92,7 +92,7 @@ def composition_scores(
 
     >>> from probe.models.handbuilt import induction_model
     >>> from probe.models.load import load_model
-    >>> built = induction_model("multi-head")
+    >>> built = induction_model("multi-head", size=32)
     >>> model = load_model(built.hf, tokenizer=built.tokenizer)
     >>> best = composition_scores(model, kinds=["K"]).nlargest(1, "value").iloc[0]
     >>> best.sender, best.receiver, built.heads["previous"], built.heads["induction"]

@@ -48,7 +48,7 @@ def copying_score(
 
     >>> from probe.models.handbuilt import induction_model
     >>> from probe.models.load import load_model
-    >>> built = induction_model("multi-head")
+    >>> built = induction_model("multi-head", size=32)
     >>> model = load_model(built.hf, tokenizer=built.tokenizer)
     >>> frame = copying_score(model).set_index(["layer", "head"])
     >>> f"{frame.value[built.heads['induction']]:.2f}"

@@ -80,7 +80,7 @@ def head_tokens(
 
     >>> from probe.models.handbuilt import induction_model
     >>> from probe.models.load import load_model
-    >>> built = induction_model("grouped-query")
+    >>> built = induction_model("grouped-query", size=32)
     >>> model = load_model(built.hf, tokenizer=built.tokenizer)
     >>> layer, head = built.heads["induction"]
     >>> head_tokens(model, layer=layer, head=head, tokens=["w7"], top=1).other.tolist()

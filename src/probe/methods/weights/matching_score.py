@@ -59,7 +59,7 @@ def matching_score(
 
     >>> from probe.models.handbuilt import induction_model
     >>> from probe.models.load import load_model
-    >>> built = induction_model("grouped-query")
+    >>> built = induction_model("grouped-query", size=32)
     >>> model = load_model(built.hf, tokenizer=built.tokenizer)
     >>> frame = matching_score(model, via=built.heads["previous"]).set_index(["layer", "head"])
     >>> f"{frame.value[built.heads['induction']]:.2f}"
