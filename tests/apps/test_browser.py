@@ -26,6 +26,7 @@ PAGES = {
     "prompt": "Next token after position 13",
     "lens": "Layer 23, position 13",
     "attention": "On the text",
+    "head": "Without it",
     "attribution": "Strongest neurons",
     "patching": "L23H3 in prompt B",
 }
@@ -169,6 +170,30 @@ def test_patching_can_be_cancelled_and_gone_on_with(page: Any, explorer_url: str
     page.get_by_text("gradient estimate", exact=True).first.wait_for()
     page.get_by_role("button", name="Go on").click()
     page.get_by_text("All 420 cells were patched.").wait_for()
+
+
+def test_the_head_page_leads_from_head_to_head(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "attention"))
+    settled(page, "On the text")
+    page.get_by_role("link", name="All about L23H3").click()
+    settled(page, "L23H3, reading key/value head 1")
+    settled(page, PAGES["head"])
+    page.get_by_text("of 270").first.wait_for()
+    canvas = page.get_by_test_id("stDataFrame").filter(has=page.locator("canvas"))
+    partners = canvas.nth(3)  # after scores and both circuits: heads that it reads
+    box = partners.bounding_box()
+    partners.click(position={"x": 12, "y": 52}, timeout=10_000)
+    assert box is not None
+    page.wait_for_timeout(2000)
+    there = query(page)
+    assert (there["l"], there["h"]) != ("23", "3")
+    assert int(there["l"]) < 23
+    settled(page, f"L{there['l']}H{there['h']}, reading key/value head {int(there['h']) // 3}")
+    page.reload()
+    settled(page, PAGES["head"])
+    assert query(page)["l"] == there["l"]
+    page.get_by_test_id("stTopNavLink").filter(has_text="Attention").click()
+    settled(page, f"L{there['l']}H{there['h']} attends")
 
 
 def test_a_hostile_prompt_is_text_everywhere(page: Any, explorer_url: str) -> None:
