@@ -131,6 +131,18 @@ def test_neurons_times_their_output_matrix_is_what_the_mlp_writes(causal: Family
         torch.testing.assert_close(written, trace["mlp_out", layer], **CLOSE)
 
 
+def test_mlp_in_is_what_the_plain_twins_mlp_is_given(causal: Family) -> None:
+    given: list[Tensor] = []
+    layers = getattr(causal.plain.base_model, "layers", None) or causal.plain.base_model.h
+    handle = layers[1].mlp.register_forward_pre_hook(lambda mlp, args: given.append(args[0]))
+    try:
+        causal.plain(causal.tokens()[0])
+    finally:
+        handle.remove()
+    trace = causal.model.trace(causal.tokens()[0], sites=[("mlp_in", 1)])
+    torch.testing.assert_close(trace["mlp_in", 1], given[0].detach(), **CLOSE)
+
+
 def queries_and_keys(family: Family, trace: Trace) -> tuple[Tensor, Tensor]:
     """From the residual stream by the norm and the matrices, biases aside."""
     block = family.plain.model.layers[0]

@@ -63,6 +63,7 @@ KINDS: dict[str, Kind] = {
     "z": Kind("blocks.{layer}.attn.hook_z", _HEADS, "head outputs before the output projection"),
     "pattern": Kind("blocks.{layer}.attn.hook_pattern", _SQUARE, "attention probabilities"),
     "attn_scores": Kind("blocks.{layer}.attn.hook_attn_scores", _SQUARE, "scores before softmax"),
+    "mlp_in": Kind("blocks.{layer}.mlp.hook_in", _RESID, "what the MLP reads, after its norm"),
     "mlp_pre": Kind("blocks.{layer}.mlp.hook_pre", _MLP, "neurons before the activation function"),
     "mlp_post": Kind("blocks.{layer}.mlp.hook_post", _MLP, "neurons, as read by the output matrix"),
     "ln1_scale": Kind("blocks.{layer}.ln1.hook_scale", _SCALE, "denominator of the first norm"),
@@ -173,7 +174,7 @@ class Site:
 
 _PLACE_IN_BLOCK = [
     "resid_pre", "ln1_scale", "q", "k", "v", "attn_scores", "pattern", "z", "attn_out", "resid_mid",
-    "ln2_scale", "router", "mlp_pre", "mlp_post", "mlp_out", "resid_post",
+    "ln2_scale", "mlp_in", "router", "mlp_pre", "mlp_post", "mlp_out", "resid_post",
 ]  # fmt: skip
 
 
