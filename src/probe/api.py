@@ -24,6 +24,8 @@ from probe.core.task import Encoded, Prompt, Task
 from probe.core.vector import VectorResult
 from probe.corpora import load_corpus, write_corpus
 from probe.dictionaries.files import load_dictionary, shipped
+from probe.dictionaries.harvest import harvest
+from probe.dictionaries.train import train_crosscoder, train_sae, train_saes, train_transcoder
 from probe.methods.lens.fit_tuned_lens import fit_tuned_lens
 from probe.methods.vectors.evaluate_vector import evaluate_vector
 from probe.methods.vectors.feature_vector import feature_vector
@@ -54,6 +56,7 @@ __all__ = [
     "feature_vector",
     "fit_tuned_lens",
     "function_vector",
+    "harvest",
     "icl_task",
     "icl_tasks",
     "load_corpus",
@@ -74,6 +77,10 @@ __all__ = [
     "studies",
     "task_vector",
     "tasks",
+    "train_crosscoder",
+    "train_sae",
+    "train_saes",
+    "train_transcoder",
     "vector_cosines",
     "vector_cost",
     "vector_transfer",
