@@ -48,6 +48,7 @@ class Recipe(BaseModel):
     lr_decay: float = Field(0.2, ge=0, le=1, description="Share at the end, down to zero")
     sparsity_warm_up: float = Field(0.1, ge=0, le=1, description="Share in which sparsity is begun")
     k_start: int = Field(0, ge=0, description="Of the top-k family: k at the start of its warm-up")
+    clip: float = Field(0.0, ge=0, description="Largest norm of the gradient; 0: any")
     adam_betas: tuple[float, float] = (0.9, 0.999)
     threshold_rate: float = Field(0.01, gt=0, le=1, description="Of batch-top-k's mean threshold")
 

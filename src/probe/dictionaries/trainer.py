@@ -109,6 +109,8 @@ class Trainer:
             gradients["D"] = g - (g * rows).sum(-1, keepdim=True) * rows
         for name, value in self.parameters.items():
             value.grad = gradients[name]
+        if self.recipe.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         self.adam.param_groups[0]["lr"] = self.recipe.lr_at(self.step)
         self.adam.step()
         if unit:
