@@ -26,7 +26,8 @@ def trained_folder(name: str, rows: Any, seed: int, changes: dict[str, Any]) -> 
 def models(name: str, rows: Any, seeds: range, changes: dict[str, Any] | None) -> list[Any]:
     """Trained here, a seed each; or, without changes to make, those that come with Probe."""
     if changes is None:
-        return [probe.load_model(f"{name}-seed{at}" if at else name) for at in range(len(seeds))]
+        shipped = [one for one in probe.models() if one.split("-seed")[0] == name]
+        return [probe.load_model(one) for one in shipped[: len(seeds)]]
     return [probe.load_model(trained_folder(name, rows, seed, changes)) for seed in seeds]
 
 
