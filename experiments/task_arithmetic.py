@@ -315,7 +315,7 @@ def thinned(bench: Bench, task: int, drop: float, seed: int, *, rescale: bool) -
 @probe.study(
     paper="Ilharco et al. 2023; Yadav et al. 2023 (TIES); Yu et al. 2024 (DARE)",
     full={"seeds": 3, "steps": 600, "tuning": 150},
-    quick={"seeds": 1, "steps": 200, "tuning": 50},
+    quick={"seeds": 3, "steps": 300, "tuning": 100},
 )
 def task_arithmetic(*, seed: int, seeds: int, steps: int, tuning: int) -> Iterator[object]:
     """Train, combine, judge."""

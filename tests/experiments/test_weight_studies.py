@@ -1,8 +1,7 @@
-"""Task arithmetic, run whole at its smallest size; and that prompts to judge on are new."""
+"""Studies of weights and of facts, run whole at their smallest size; and what they are made of."""
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+import probe
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    name = "task_arithmetic"
+def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -23,6 +22,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setitem(sys.modules, name, module)  # where its dataclasses look for themselves
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return loaded("task_arithmetic", monkeypatch)
 
 
 def test_prompts_of_a_split_are_in_no_other(script: ModuleType) -> None:
@@ -55,3 +59,26 @@ def test_the_study_runs_whole(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     assert np.isfinite(table["value"]).all()
     for exhibit in outcome.exhibits.values():
         assert len(exhibit.plot().data) > 0
+
+
+@pytest.mark.slow
+def test_the_study_of_facts_runs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a random model, which is right by chance."""
+    script = loaded("facts_smollm2", monkeypatch)
+    names = [f"{first} {last}" for first in ("Mary", "John", "Tom", "Anna") for last in "ABCDEFG"]
+    answers = {" ball": names[::2], " book": names[1::2]}
+    monkeypatch.setattr(script, "ATHLETES", {k: "; ".join(v) for k, v in answers.items()})
+    monkeypatch.setattr(script, "known", lambda model, seed: (everyone(answers), "all"))
+    monkeypatch.setattr(script, "TEXTS", ("When Mary and John went to the store", "The war lasted"))
+    outcome = script.facts_smollm2.run({"model": "toy", "step": 1})
+    assert outcome.findings.frame["claim"].nunique() == 3
+    for exhibit in outcome.exhibits.values():
+        assert len(exhibit.plot().data) > 0
+
+
+def everyone(answers: dict[str, list[str]]) -> probe.Task:
+    return probe.Task.from_pairs(
+        {"clean": f"Fact: {name} went to the", "answer": answer, "tags": {"name": name}}
+        for answer, names in answers.items()
+        for name in names
+    )
