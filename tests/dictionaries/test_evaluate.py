@@ -112,6 +112,26 @@ def test_special_tokens_count_for_nothing_and_are_reported(toy: Model) -> None:
     assert "cross_entropy" not in set(result.frame["metric"])
 
 
+def test_outliers_do_not_count_and_stay_as_they_were(toy: Model) -> None:
+    """A dictionary that is wrong about them alone: their norms are above the limit."""
+    sae = constant(toy.dims.d_model, torch.zeros(toy.dims.d_model))
+    (batch,) = token_batches(probe.load_corpus(TEXTS), toy.tokenizer, n_pos=16, batch_size=64)
+    x = toy.trace(batch.tokens, "resid_post.0")["resid_post", 0]
+    norms = x.norm(dim=-1)[~batch.special]
+    times = 1.02
+    unusual = int((norms > times * float(norms.median())).sum())
+    assert unusual > 0
+    result = evaluate_sae(sae, toy, TEXTS, n_pos=16, batch_size=64, outliers=times)
+    assert number(result, "outlier_tokens") == unusual
+    assert number(result, "tokens") == len(norms) - unusual
+    trained = type(sae)(**{**sae.__dict__, "metadata": {"options": {"outliers": times}}})
+    again = evaluate_sae(trained, toy, TEXTS, n_pos=16, batch_size=64)
+    assert number(again, "kl", "spliced") == number(result, "kl", "spliced")
+    whole = evaluate_sae(trained, toy, TEXTS, n_pos=16, batch_size=64, outliers=0)
+    assert number(whole, "outlier_tokens") == 0
+    assert number(whole, "kl", "spliced") != number(result, "kl", "spliced")
+
+
 def test_what_was_skipped_in_training_is_skipped_here(toy: Model) -> None:
     sae = dictionary("standard", d_in=toy.dims.d_model)
     sae = type(sae)(**{**sae.__dict__, "metadata": {"made": {"skip_first": 2}}})

@@ -1,6 +1,7 @@
 """What a dictionary is worth: reconstruction, sparsity, and what the model keeps of its output."""
 
 import warnings
+from math import isinf
 from typing import Any
 
 import pandas as pd
@@ -44,8 +45,10 @@ METRICS = {
     "predictions": "predictions that counted for cross-entropy and KL",
     "special_tokens": "tokens left out: BOS, separators and other special ones; not reconstructed",
     "skipped_tokens": "tokens left out at the beginning of rows; not reconstructed",
+    "outlier_tokens": "tokens left out for the norm of their activation; not reconstructed",
 }
 """Metric → what it means."""
+LEFT_OUT = ("special_tokens", "skipped_tokens", "outlier_tokens")
 
 
 def evaluate_sae(
@@ -58,6 +61,7 @@ def evaluate_sae(
     n_pos: int = 128,
     batch_size: int = 8,
     skip_first: int | None = None,
+    outliers: float | None = None,
 ) -> Result:
     """Measure a dictionary on text it was not trained on.
 
@@ -75,6 +79,8 @@ def evaluate_sae(
         batch_size: Rows of text in a forward pass.
         skip_first: Tokens at the beginning of each row that do not count, because a model without
             BOS gives the first a huge activation. None for what the dictionary was trained with.
+        outliers: Tokens whose activation's norm is more than so many times the median do not count
+            and stay as they were; 0 to count all, None for what the dictionary was trained with.
 
     Returns:
         One row a metric, and one a feature for densities. ``METRICS`` says what each means.
@@ -88,8 +94,9 @@ def evaluate_sae(
     """
     watch, started = provenance.Stopwatch(), provenance.now()
     text = text_of(
-        sae, corpus, n_tokens=n_tokens, n_pos=n_pos, batch_size=batch_size, skip_first=skip_first
-    )
+        sae, model, corpus, n_tokens=n_tokens, n_pos=n_pos, batch_size=batch_size,
+        skip_first=skip_first, outliers=outliers,
+    )  # fmt: skip
     with progress_bar("evaluating") as report:
         moments, left_out = _moments(sae, model, text, report)
         losses = Losses()
@@ -100,7 +107,7 @@ def evaluate_sae(
         "dictionary": sae.name, "architecture": sae.architecture, "corpus": text.corpus.name,
         "reads": [str(s) for s in sae.reads], "writes": [str(s) for s in sae.writes],
         "d_sae": sae.d_sae, "n_tokens": n_tokens, "ce_tokens": ce_tokens, "n_pos": n_pos,
-        "skip_first": text.skip_first,
+        "skip_first": text.skip_first, "norm_limit": None if isinf(text.limit) else text.limit,
     }  # fmt: skip
     view = View(kind="table", x="metric", text="about")
     return Result(frame, COLUMNS, view, record("evaluate_sae", model, options, watch, started))
@@ -119,12 +126,14 @@ def record(
 
 
 def _moments(sae: Dictionary, model: Model, text: Text, report: Any) -> tuple[Moments, list[int]]:
-    """The sums, and how many tokens were special and skipped."""
-    moments, special, skipped = Moments(sae.d_sae), 0, 0
+    """The sums, and how many tokens were special, skipped and outliers."""
+    moments, special, skipped, unusual = Moments(sae.d_sae), 0, 0, 0
     for seen in activations(sae, model, text):
         real = torch.arange(seen.batch.tokens.shape[1]) < seen.batch.lengths[:, None]
         special += int((seen.batch.special & real).sum())
-        skipped += int((~seen.batch.special & ~seen.counted).sum())
+        usual = text.counted(seen.batch)
+        skipped += int((~seen.batch.special & ~usual).sum())
+        unusual += int((usual & ~seen.counted).sum())
         for part, features in encoded(sae, seen):
             x = seen.reads[part].to(sae.device)
             moments.add(seen.writes[part], sae.decode(features, x), features)
@@ -136,7 +145,7 @@ def _moments(sae: Dictionary, model: Model, text: Text, report: Any) -> tuple[Mo
             f"no token of {text.corpus.name} counts",
             expected=f"text, in rows of more than skip_first={text.skip_first} tokens",
         )
-    return moments, [special, skipped]
+    return moments, [special, skipped, unusual]
 
 
 def _rows(
@@ -156,7 +165,7 @@ def _rows(
             rows.append(("cross_entropy", run, losses.cross_entropy[run] / losses.n))
             rows.append(("kl", run, losses.kl[run] / losses.n))
     counts = {"tokens": moments.n, "predictions": losses.n}
-    counts |= {"special_tokens": left_out[0], "skipped_tokens": left_out[1]}
+    counts |= dict(zip(LEFT_OUT, left_out, strict=True))
     return rows + [(name, None, float(count)) for name, count in counts.items()]
 
 

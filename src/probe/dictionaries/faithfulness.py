@@ -11,6 +11,7 @@ from probe.core.dictionary import Dictionary
 from probe.core.edit import Edit, patch
 from probe.core.model import Model
 from probe.core.progress import Report
+from probe.core.trace import Trace
 from probe.corpora import TokenBatch
 from probe.dictionaries.passes import Text, stacked
 
@@ -56,17 +57,15 @@ def measure_losses(
 ) -> Losses:
     """Losses of the clean run, and with the sites replaced by the reconstruction, zero, the mean.
 
-    Only tokens that count are replaced: special ones and those skipped stay as they were.
+    Only tokens that count are replaced: special ones, those skipped and outliers stay as they
+    were.
 
     Cost: four forward passes over the tokens, and one up to the dictionary's sites.
     """
     losses = Losses()
     mean = mean.to(device=model.device, dtype=model.dtype)
     for batch in text.batches(model):
-        counted = text.counted(batch)
-        predicts = counted[:, :-1] & ~batch.special[:, 1:]
-        if predicts.any():
-            _add(losses, sae, model, batch, counted, predicts, mean)
+        _add(losses, sae, model, text, batch, mean)
         if report(min(losses.n, n_tokens), n_tokens, "predictions") is False:
             break
         if losses.n >= n_tokens:
@@ -78,12 +77,17 @@ def _add(
     losses: Losses,
     sae: Dictionary,
     model: Model,
+    text: Text,
     batch: TokenBatch,
-    counted: Bool[Tensor, "batch pos"],
-    predicts: Bool[Tensor, "batch pos_but_last"],
     mean: Float[Tensor, " d_out"],
 ) -> None:
-    edits = replacements(sae, model, batch, counted, mean)
+    sites = list(dict.fromkeys([*sae.reads, *sae.writes]))
+    trace = model.trace(batch.tokens, sites, batch_size=len(batch.tokens))
+    counted = text.counted(batch) & text.usual(stacked(sae, trace, sae.reads))
+    predicts = counted[:, :-1] & ~batch.special[:, 1:]
+    if not predicts.any():
+        return
+    edits = replacements(sae, trace, counted, mean)
     targets = batch.tokens[:, 1:].to(model.device)[predicts]
     clean: Tensor | None = None
     for run in RUNS:
@@ -98,19 +102,16 @@ def _add(
 
 def replacements(
     sae: Dictionary,
-    model: Model,
-    batch: TokenBatch,
+    trace: Trace,
     counted: Bool[Tensor, "batch pos"],
     mean: Float[Tensor, " d_out"],
 ) -> dict[str, Callable[[], list[Edit]]]:
     """Run → what makes its edits: tensors over the whole batch, made one run at a time."""
-    sites = list(dict.fromkeys([*sae.reads, *sae.writes]))
-    trace = model.trace(batch.tokens, sites, batch_size=len(batch.tokens))
     x = stacked(sae, trace, sae.reads)
     there = {site: trace[site] for site in sae.writes}
     layered = sae.W_dec.ndim == 3
     means = dict(zip(sae.writes, mean.chunk(len(sae.writes)), strict=True))
-    keep = counted.to(model.device)[..., None]
+    keep = counted.to(x.device)[..., None]
 
     def edits(value_of: Callable[[int], Tensor]) -> list[Edit]:
         made = []
@@ -120,12 +121,12 @@ def replacements(
         return made
 
     def spliced() -> list[Edit]:
-        whole = sae.decode(sae.encode(x.to(sae.device)), x.to(sae.device)).to(model.device)
+        whole = sae.decode(sae.encode(x.to(sae.device)), x.to(sae.device)).to(x.device)
         return edits(lambda place: whole[:, :, place] if layered else whole)
 
     return {
         "clean": list,
         "spliced": spliced,
-        "zero": lambda: edits(lambda _: torch.zeros((), device=model.device)),
+        "zero": lambda: edits(lambda _: torch.zeros((), device=x.device)),
         "mean": lambda: edits(lambda place: means[sae.writes[place]]),
     }

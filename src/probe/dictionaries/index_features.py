@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from itertools import repeat
+from math import isinf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from probe.dictionaries import index_file, relations
 from probe.dictionaries.feature_index import FeatureIndex
 from probe.dictionaries.firings import Firings, Parts, n_counted
 from probe.dictionaries.named import named
-from probe.dictionaries.passes import CorpusLike, Text, check_fits, text_of
+from probe.dictionaries.passes import CorpusLike, Text, text_of
 from probe.dictionaries.summaries import Summariser, rounded
 
 _TOKENS_PER_PART = 32_768
@@ -35,6 +36,7 @@ def index_features(
     n_pos: int = 128,
     batch_size: int = 16,
     skip_first: int | None = None,
+    outliers: float | None = None,
     n_top: int = 20,
     n_intervals: int = 10,
     per_interval: int = 5,
@@ -58,6 +60,8 @@ def index_features(
         batch_size: Rows of text in a forward pass.
         skip_first: Tokens at the beginning of each row that do not count; None for what the
             dictionary was trained with.
+        outliers: Tokens whose activation's norm is more than so many times the median do not
+            count; 0 to count all, None for what the dictionary was trained with.
         n_top: Strongest examples kept of each feature.
         n_intervals: Intervals of equal width, and of equal count.
         per_interval: Examples kept of each interval.
@@ -79,10 +83,10 @@ def index_features(
             expected="at least 1 of each",
         )
     sae = named(sae, model)
-    check_fits(sae, model)
     text = text_of(
-        sae, corpus, n_tokens=n_tokens, n_pos=n_pos, batch_size=batch_size, skip_first=skip_first
-    )
+        sae, model, corpus, n_tokens=n_tokens, n_pos=n_pos, batch_size=batch_size,
+        skip_first=skip_first, outliers=outliers,
+    )  # fmt: skip
     path = Path(out)
     plan = _plan(model, sae, text)
     per_part = max(1, _TOKENS_PER_PART // (n_pos * batch_size))
@@ -109,7 +113,7 @@ def _plan(model: Model, sae: Dictionary, text: Text) -> dict[str, Any]:
         "dictionary_hash": _hash(sae), "reads": [str(s) for s in sae.reads],
         "writes": [str(s) for s in sae.writes], "corpus": text.corpus.name,
         "n_tokens": text.n_tokens, "n_pos": text.n_pos, "batch_size": text.batch_size,
-        "skip_first": text.skip_first,
+        "skip_first": text.skip_first, "norm_limit": None if isinf(text.limit) else text.limit,
     }  # fmt: skip
 
 

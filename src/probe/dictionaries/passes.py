@@ -1,7 +1,8 @@
 """A corpus through a model, as the activations that a dictionary reads and reconstructs."""
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Text:
         n_pos: Tokens in a row.
         batch_size: Rows in a batch.
         skip_first: Tokens at the beginning of each row that do not count.
+        limit: Norm of what is encoded above which a token does not count.
     """
 
     corpus: Corpus
@@ -38,6 +40,7 @@ class Text:
     n_pos: int
     batch_size: int
     skip_first: int
+    limit: float = math.inf
 
     def batches(self, model: Model) -> Iterator[TokenBatch]:
         """All batches that are read."""
@@ -55,6 +58,10 @@ class Text:
         counted = ~batch.special
         counted[:, : self.skip_first] = False
         return counted
+
+    def usual(self, x: Float[Tensor, "batch pos *layer d_in"]) -> Bool[Tensor, "batch pos"]:
+        """Which activations are no outliers."""
+        return (x.flatten(2).float().norm(dim=-1) <= self.limit).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,25 +85,40 @@ class Seen:
 
 def text_of(
     sae: Dictionary,
+    model: Model,
     corpus: CorpusLike,
     *,
     n_tokens: int | None,
     n_pos: int,
     batch_size: int,
     skip_first: int | None,
+    outliers: float | None,
 ) -> Text:
-    """The options of a pass, checked."""
+    """The options of a pass, checked; None is what the dictionary was trained with.
+
+    Outliers are found by the median norm over the first batch.
+    """
+    check_fits(sae, model)
     if min(n_pos, batch_size, 1 if n_tokens is None else n_tokens) < 1:
         raise OptionError(
             f"n_tokens={n_tokens}, n_pos={n_pos}, batch_size={batch_size}",
             expected="at least 1 of each",
         )
-    made = sae.metadata.get("made", {}) if isinstance(sae, SparseDictionary) else {}
+    metadata = sae.metadata if isinstance(sae, SparseDictionary) else {}
+    made, trained = metadata.get("made", {}), metadata.get("options", {})
     skip = int(made.get("skip_first", 0)) if skip_first is None else skip_first
+    times = float(trained.get("outliers", 0)) if outliers is None else outliers
     if not 0 <= skip < n_pos:
         raise OptionError(f"skip_first={skip}", expected=f"0 to {n_pos - 1}, fewer than n_pos")
     documents = corpus if isinstance(corpus, Corpus) else load_corpus(corpus)
-    return Text(documents, n_tokens, n_pos, batch_size, skip)
+    text = Text(documents, n_tokens, n_pos, batch_size, skip)
+    if times <= 0:
+        return text
+    first = next(activations(sae, model, text), None)
+    if first is None or not len(first.reads):
+        return text
+    median = float(first.reads.flatten(1).float().norm(dim=-1).median())
+    return replace(text, limit=times * median)
 
 
 def activations(sae: Dictionary, model: Model, text: Text, *, skip: int = 0) -> Iterator[Seen]:
@@ -104,12 +126,12 @@ def activations(sae: Dictionary, model: Model, text: Text, *, skip: int = 0) -> 
 
     Cost: a forward pass over each batch, stopped after the last site.
     """
-    check_fits(sae, model)
     sites = list(dict.fromkeys([*sae.reads, *sae.writes]))
     for number, batch in enumerate(islice(text.batches(model), skip, None), skip):
         trace = model.trace(batch.tokens, sites, batch_size=len(batch.tokens))
-        counted = text.counted(batch)
-        reads = stacked(sae, trace, sae.reads)[counted.to(model.device)]
+        x = stacked(sae, trace, sae.reads)
+        counted = text.counted(batch) & text.usual(x)
+        reads = x[counted.to(model.device)]
         writes = stacked(sae, trace, sae.writes)[counted.to(model.device)]
         yield Seen(batch, counted, reads, writes, number)
 

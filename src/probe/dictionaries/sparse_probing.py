@@ -16,7 +16,7 @@ from probe.core.progress import progress_bar
 from probe.core.result import Result, View
 from probe.corpora import load_corpus
 from probe.dictionaries.evaluate import record
-from probe.dictionaries.passes import Text, activations
+from probe.dictionaries.passes import Text, activations, check_fits
 
 _COLUMNS = {
     "inputs": "what the probe sees: k features, k dimensions of the activation, or all of it",
@@ -122,6 +122,7 @@ def _means(
     """Mean activation and mean feature activations of each text's first tokens."""
     d = sae.W_enc.shape[:-1].numel()
     x, features = torch.zeros(len(texts), d), torch.zeros(len(texts), sae.d_sae)
+    check_fits(sae, model)
     with progress_bar("reading texts") as report:
         for number, text in enumerate(texts):
             one = Text(load_corpus([text]), 1, n_pos, 1, 0)
