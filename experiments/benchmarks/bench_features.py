@@ -5,10 +5,13 @@ Aim: a page of a feature in less than 100 ms at 65,536 features.
 
 import json
 import random
+import shutil
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -18,9 +21,8 @@ from timing import PeakMemory, machine, once
 import probe
 
 SIZES = [4_096, 65_536]
-FIRE = {4_096: 32, 65_536: 128}
-"""Features that fire on a token; more of many, so that each has examples enough."""
-TOY_TOKENS, SMOLLM2_TOKENS, LAYER, READS = 60_000, 8_192, 15, 300
+TOY_FEATURES, TOY_FIRE, TOY_TOKENS = 256, 16, 20_000
+SMOLLM2_TOKENS, LAYER, READS = 8_192, 15, 300
 
 
 def random_dictionary(folder: Path, d_in: int, d_sae: int, k: int, site: str) -> str:
@@ -41,14 +43,29 @@ def random_dictionary(folder: Path, d_in: int, d_sae: int, k: int, site: str) ->
 
 
 def texts(model: probe.Model, n_tokens: int) -> list[str]:
-    """Prompts of the tasks, drawn until there are so many tokens."""
+    """Prompts of a task, drawn until there are so many tokens."""
     found, count, seed = [], 0, 0
     while count < n_tokens:
-        for prompt in probe.load_task("ioi", n=64, seed=seed).prompts:
+        for prompt in probe.load_task("ioi", n=256, seed=seed).prompts:
             found.append(prompt.clean)
             count += len(model.tokenizer.encode(prompt.clean))
         seed += 1
     return found
+
+
+def enlarged(small: Path, out: Path, n_features: int) -> probe.FeatureIndex:
+    """The same index with its features repeated until there are so many."""
+    shutil.copyfile(small, out)
+    with closing(sqlite3.connect(out)) as file:
+        file.execute(
+            "with recursive copy(n) as (select 1 union all select n + 1 from copy where n < ?) "
+            "insert into features select id + ? * copy.n, features.n, density, max, mean, nearest, "
+            "page from features, copy",
+            (n_features // TOY_FEATURES - 1, TOY_FEATURES),
+        )
+        file.execute("update meta set value = ? where name = 'd_sae'", (str(n_features),))
+        file.commit()
+    return probe.FeatureIndex(out)
 
 
 def latency(index: probe.FeatureIndex) -> tuple[float, float, float]:
@@ -63,25 +80,21 @@ def latency(index: probe.FeatureIndex) -> tuple[float, float, float]:
 
 
 def reading(folder: Path) -> None:
-    """Latency by number of features."""
+    """Latency by number of features; every page holds as many examples as it can."""
     model = probe.load_model("toy")
-    corpus = texts(model, TOY_TOKENS)
-    print("| features | firings a feature (median) | file, MiB | build, s | page, ms | 99 % | "
-          "worst |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for d_sae in SIZES:
-        name = random_dictionary(
-            folder / f"toy-{d_sae}", model.dims.d_model, d_sae, FIRE[d_sae], "resid_post.0"
-        )
-        out = folder / f"{d_sae}.sqlite"
-        seconds, index = once(
-            lambda name=name, out=out: probe.index_features(
-                model, name, corpus, out=out, n_tokens=TOY_TOKENS, correlation_tokens=2000
-            )
-        )
-        middle, most, worst = latency(index)
-        firings = int(index.features()["n"].median())
-        print(f"| {d_sae} | {firings} | {out.stat().st_size / 2**20:.0f} | {seconds:.0f} | "
-              f"{middle:.1f} | {most:.1f} | {worst:.1f} |")  # fmt: skip
+    width = model.dims.d_model
+    name = random_dictionary(folder / "toy", width, TOY_FEATURES, TOY_FIRE, "resid_post.0")
+    small = folder / "toy.sqlite"
+    index = probe.index_features(model, name, texts(model, TOY_TOKENS), out=small)
+    page = index.feature(0)
+    shown = len(page.top) + sum(len(i.examples) for i in page.equal_width + page.equal_count)
+    print(f"Pages of {shown} examples.\n")
+    print("| features | file, MiB | page, ms: median | 99 % | worst |\n|---|---|---|---|---|")
+    for n_features in SIZES:
+        out = folder / f"{n_features}.sqlite"
+        middle, most, worst = latency(enlarged(small, out, n_features))
+        size = out.stat().st_size / 2**20
+        print(f"| {n_features} | {size:.0f} | {middle:.1f} | {most:.1f} | {worst:.1f} |")
 
 
 def building(folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_outliers_do_not_count_and_stay_as_they_were(toy: Model) -> None:
     trained = type(sae)(**{**sae.__dict__, "metadata": {"options": {"outliers": times}}})
     again = evaluate_sae(trained, toy, TEXTS, n_pos=16, batch_size=64)
     assert number(again, "kl", "spliced") == number(result, "kl", "spliced")
-    whole = evaluate_sae(trained, toy, TEXTS, n_pos=16, batch_size=64, outliers=0)
+    whole = evaluate_sae(trained, toy, TEXTS, n_pos=16, batch_size=64, outliers=0.0)
     assert number(whole, "outlier_tokens") == 0
     assert number(whole, "kl", "spliced") != number(result, "kl", "spliced")
 

@@ -2,6 +2,8 @@
 
 import sqlite3
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +291,30 @@ def test_an_index_that_cannot_be_written_can_still_be_read(
     assert built.feature(0).id == 0
     with pytest.raises(DictionaryError, match=r"cannot be written: attempt to write a readonly"):
         built.label(0, "x")
+
+
+@pytest.mark.slow  # writes some 200 MB
+def test_a_page_opens_in_less_than_100_ms_at_65k_features(
+    built: FeatureIndex, tmp_path: Path
+) -> None:
+    """The same features again and again: rows as long as real ones, an index as deep."""
+    out, n = tmp_path / "large.sqlite", len(built)
+    with closing(sqlite3.connect(built.path)) as small, closing(sqlite3.connect(out)) as large:
+        small.backup(large)
+        large.execute(
+            "with recursive copy(k) as (select 1 union all select k + 1 from copy where k < ?) "
+            "insert into features select id + ? * k, n, density, max, mean, nearest, page "
+            "from features, copy",
+            (65_536 // n, n),
+        )
+        large.execute("update meta set value = '65536' where name = 'd_sae'")
+        large.commit()
+    index, rng, times = FeatureIndex(out), np.random.default_rng(0), []
+    for feature in rng.integers(len(index), size=60).tolist():
+        start = time.perf_counter()
+        assert index.feature(feature).id == feature
+        times.append(1000 * (time.perf_counter() - start))
+    assert np.median(times) < 100
 
 
 def test_mistakes_are_named(toy: Model, tmp_path: Path) -> None:
