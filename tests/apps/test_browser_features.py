@@ -18,17 +18,19 @@ def test_from_the_prompt_to_a_feature_with_a_label(chromium: Any, explorer_url: 
     with watched(chromium) as page:
         page.goto(f"{explorer_url}/features{ASKED}")
         settled(page, "Features on the prompt")
-        canvas = page.locator("canvas").first
+        canvas = page.locator(".matrix canvas").first
         canvas.click(position={"x": 120, "y": 60})
         page.wait_for_function("() => !location.search.includes('f=999')")
         feature = query(page).get("f", "0")
         page.get_by_role("link", name=f"Open feature {feature}").click()
         settled(page, f"Feature {feature}")
-        page.get_by_label("Label").fill("<script>alert(1)</script>")
-        page.get_by_label("Label").press("Enter")
+        page.get_by_role("textbox", name="Label").fill("<script>alert(1)</script>")
+        page.get_by_role("textbox", name="Label").press("Enter")
         settled(page, f"Feature {feature}")
         page.get_by_role("button", name="Next").click()
         settled(page, f"Feature {(int(feature) + 1) % 48}")
         page.get_by_role("button", name="Previous").click()
         settled(page, f"Feature {feature}")
-        assert page.get_by_label("Label").input_value() == "<script>alert(1)</script>"
+        assert (
+            page.get_by_role("textbox", name="Label").input_value() == "<script>alert(1)</script>"
+        )

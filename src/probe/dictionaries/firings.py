@@ -90,8 +90,8 @@ class Parts:
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.safetensors"
 
-    def fill(self, sae: Dictionary, model: Model, text: Text, report: Report) -> bool:
-        """Read the text from the first missing part on; returns whether it came to its end.
+    def fill(self, sae: Dictionary, model: Model, text: Text, report: Report) -> None:
+        """Read the text from the first missing part on; when asked to stop, keep whole parts.
 
         Cost: a forward pass over each batch, stopped after the dictionary's site.
         """
@@ -105,10 +105,9 @@ class Parts:
                 self._write(sae, waiting, text)
                 waiting = []
             if report(min(done, total or done), total or done, "tokens") is False:
-                return False
+                return
         if waiting:
             self._write(sae, waiting, text)
-        return True
 
     def _write(self, sae: Dictionary, waiting: Sequence[tuple], text: Text) -> None:
         first = waiting[0][0].before

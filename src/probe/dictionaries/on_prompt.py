@@ -1,26 +1,10 @@
 """Which features fire on a prompt, and where."""
 
 import pandas as pd
-from jaxtyping import Float
-from torch import Tensor
 
 from probe.core.dictionary import Dictionary
 from probe.core.model import Model
-from probe.core.task import Encoded
 from probe.dictionaries.passes import check_fits, stacked
-
-
-def encode_prompts(
-    model: Model, sae: Dictionary, prompts: str | Encoded, *, corrupted: bool = False
-) -> Float[Tensor, "batch pos feature"]:
-    """Feature activations at every position; what stands at padding means nothing.
-
-    Cost: one forward pass up to the dictionary's site.
-    """
-    check_fits(sae, model)
-    sites = list(dict.fromkeys(sae.reads))
-    trace = model.trace(prompts, sites, corrupted=corrupted)
-    return sae.encode(stacked(sae, trace, sae.reads).to(sae.device)).to(model.device)
 
 
 def activations_on(model: Model, sae: Dictionary, prompt: str) -> pd.DataFrame:
@@ -28,8 +12,10 @@ def activations_on(model: Model, sae: Dictionary, prompt: str) -> pd.DataFrame:
 
     Cost: one forward pass up to the dictionary's site.
     """
+    check_fits(sae, model)
     ids = model.tokenizer.prompt(prompt, model.dims.n_ctx)
-    features = encode_prompts(model, sae, prompt)[0].float().cpu()
+    trace = model.trace(prompt, list(dict.fromkeys(sae.reads)))
+    features = sae.encode(stacked(sae, trace, sae.reads).to(sae.device))[0].float().cpu()
     pos, feature = features.nonzero(as_tuple=True)
     words = model.tokenizer.strings(ids)
     frame = pd.DataFrame({"pos": pos, "feature": feature, "value": features[pos, feature].numpy()})
