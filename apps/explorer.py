@@ -39,6 +39,10 @@ PAGES = [
         "screens/features.py", title="Features", icon=":material/scatter_plot:", url_path="features"
     ),
     st.Page("screens/feature.py", title="Feature", icon=":material/adjust:", url_path="feature"),
+    st.Page("screens/steer.py", title="Steer", icon=":material/explore:", url_path="steer"),
+    st.Page(
+        "screens/vectors.py", title="Vectors", icon=":material/arrow_outward:", url_path="vectors"
+    ),
 ]
 
 st.set_page_config(page_title="Probe Explorer", page_icon=str(HERE / "icon.png"), layout="wide")

@@ -29,6 +29,8 @@ PAGES = {
     "head": "Without it",
     "attribution": "Strongest neurons",
     "patching": "L23H3 in prompt B",
+    "steer": "What it costs on neutral text",
+    "vectors": "A task as a vector",
 }
 """Address of each page → its last heading, which stands there when all of it is drawn."""
 

@@ -94,15 +94,17 @@ def test_cost_is_the_divergence_from_the_bare_model(toy: probe.Model) -> None:
     vector = probe.steering_vector(toy, GOOD, BAD, layer=1)
     text = "The sun rose over the hill."
     frame = probe.vector_cost(toy, vector, [text], strengths=[0.0, 1.0, 4.0]).frame
-    assert frame.value[0] == 0
-    assert frame.loss[0] == frame.base_loss[0]
+    idle, strong = (frame[frame.strength == s] for s in (0.0, 4.0))
+    assert (idle.value == 0).all()
+    assert idle.loss.equals(idle.base_loss)
     ids = torch.tensor([toy.tokenizer.encode(text)])
+    assert strong.token.tolist() == toy.tokenizer.strings(ids[0].tolist())
     base = toy.forward(ids)[0].double().log_softmax(-1)
     changed = toy.forward(ids, vector.at(strength=4.0).edits())[0].double().log_softmax(-1)
     kl = torch.nn.functional.kl_div(changed, base, log_target=True, reduction="none").sum(-1)
-    assert frame.value[2] == pytest.approx(float(kl.mean()), rel=1e-3)
-    loss = torch.nn.functional.cross_entropy(changed[:-1], ids[0, 1:])
-    assert frame.loss[2] == pytest.approx(float(loss), rel=1e-4)
+    assert strong.value.tolist() == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-6)
+    loss = torch.nn.functional.cross_entropy(changed[:-1], ids[0, 1:], reduction="none")
+    assert strong.loss.tolist()[:-1] == pytest.approx(loss.tolist(), rel=1e-4)
 
 
 def test_costs_and_controls_that_cannot_be(toy: probe.Model) -> None:

@@ -52,7 +52,8 @@ def function_vector(
             without demonstrations, kept as ``curve``.
         labels: ``shuffled`` takes the means over shuffled demonstrations: the control that shows
             the format but not the task. Needs ``heads``.
-        least: The share of those prompts the model must get right; not asked of shuffled ones.
+        least: The share of those prompts the model must get right; not asked of shuffled
+            ones, nor where it is 0.
         seed: Chooses prompts.
 
     Returns:
@@ -81,7 +82,8 @@ def function_vector(
     shown = task.prompts(
         "train", shots=shots, n=n, labels="both" if measured else labels, seed=seed
     ).encode(model)
-    skill = need_skill(model, shown, task.name, least) if labels == "true" else None
+    asked = labels == "true" and least > 0
+    skill = need_skill(model, shown, task.name, least) if asked else None
     means = mean_heads(model, shown)
     chosen = _strongest(model, shown, means, n_heads) if heads is None else list(heads)
     record = of_call(

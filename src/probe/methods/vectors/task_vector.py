@@ -35,7 +35,8 @@ def task_vector(
         layer: Where it is taken and set; by default the layer of the most right answers on dev
             pairs without demonstrations, kept as ``curve``.
         labels: ``shuffled`` makes the control that shows the format but not the task.
-        least: The share of those prompts the model must get right; not asked of shuffled ones.
+        least: The share of those prompts the model must get right; not asked of shuffled
+            ones, nor where it is 0.
         seed: Chooses prompts.
 
     Returns:
@@ -60,7 +61,8 @@ def task_vector(
     if layer is not None:
         check_layer(Site("resid_post", layer), model.dims.n_layers)
     shown = task.prompts("train", shots=shots, n=n, labels=labels, seed=seed).encode(model)
-    skill = need_skill(model, shown, task.name, least) if labels == "true" else None
+    asked = labels == "true" and least > 0
+    skill = need_skill(model, shown, task.name, least) if asked else None
     layers = range(model.dims.n_layers) if layer is None else [layer]
     sites = [Site("resid_post", at) for at in layers]
     trace = model.trace(shown, sites, positions=[-1])

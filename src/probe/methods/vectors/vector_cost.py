@@ -16,12 +16,13 @@ from probe.core.vector import VectorResult, check_finite
 
 _COLUMNS = {
     "batch": "text",
+    "pos": "position of the token",
+    "token": "token at that position",
     "strength": "what the vector is multiplied by",
-    "value": "KL divergence of the steered from the unsteered next-token distribution, mean over "
-    "the text's tokens, in nats",
-    "loss": "mean loss of the text's next tokens with the vector, in nats; its exponential is the "
-    "perplexity",
-    "base_loss": "the same without the vector",
+    "value": "KL divergence of the steered from the unsteered next-token distribution, in nats",
+    "loss": "loss of the next token with the vector, in nats; the exponential of its mean is the "
+    "perplexity; missing at the last token",
+    "base_loss": "the same without the vector; missing at the last token",
 }
 
 
@@ -44,7 +45,7 @@ def vector_cost(
         strengths: How strongly, by default its own strength.
 
     Returns:
-        One row a text and strength.
+        One row a text, strength and token.
 
     Raises:
         TaskError: No text, or one of a single token.
@@ -73,12 +74,14 @@ def vector_cost(
             if ids.shape[1] < 2:
                 raise TaskError(f"text {batch} is one token: {text!r}", expected="two or more")
             base = model.forward(ids)[0].float().log_softmax(-1)
-            before = _loss(base, ids)
+            tokens, before = model.tokenizer.strings(ids[0].tolist()), _losses(base, ids)
             for one in steered:
                 idle = one.rule == "add" and one.strength == 0
                 changed = base if idle else _steered(model, one, ids)
-                kl = (base.exp() * (base - changed)).sum(-1).clamp(min=0.0).mean()
-                rows.append((batch, one.strength, float(kl), _loss(changed, ids), before))
+                kl = (base.exp() * (base - changed)).sum(-1).clamp(min=0.0)
+                columns = (kl.tolist(), _losses(changed, ids), before)
+                for pos, (token, *numbers) in enumerate(zip(tokens, *columns, strict=True)):
+                    rows.append((batch, pos, token, one.strength, *numbers))
             if report(batch + 1, len(texts), "texts") is False:
                 break
     record = of_call(
@@ -97,6 +100,7 @@ def _steered(
     return logits[0].float().log_softmax(-1)
 
 
-def _loss(log_probs: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, "1 pos"]) -> float:
+def _losses(log_probs: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, "1 pos"]) -> list[float]:
     following = ids[0, 1:].to(log_probs.device)
-    return float(-log_probs[:-1].gather(1, following[:, None]).mean())
+    known = -log_probs[:-1].gather(1, following[:, None])[:, 0]
+    return [*known.tolist(), float("nan")]
