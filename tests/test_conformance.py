@@ -44,6 +44,7 @@ LEARN = {"linear_probe", "sparse_probe", "das", "erasure"}
 """Methods that learn from all prompts, so that one alone would say something else, or nothing."""
 
 ALONE: dict[str, dict[str, Any]] = {
+    "head_effects": {"source": "own"},
     "ablation": {"ablations": ["zero"]},
 }
 """Options under which a method draws nothing from the other prompts."""
