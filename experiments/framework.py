@@ -207,7 +207,7 @@ def loss_of(table: torch.Tensor, rows: torch.Tensor) -> float:
 
 def largest_gap(model, tokens: torch.Tensor) -> float:
     """Between the model's logits and the sum of embedding and heads, each unembedded by itself."""
-    made = probe.decompose(model, tokens)
+    made = probe.decompose(model, tokens, positions=range(tokens.shape[1]))
     logits = sum(model.read_out(part, made.scale) @ model.weights.W_U for part in made.vectors)
     return (logits - model.forward(tokens)).abs().max().item()
 
@@ -226,17 +226,17 @@ def crossed(model, rows: torch.Tensor, top: int = 300) -> list[str]:
     found = []
     for head in range(model.dims.n_heads):
         frame = probe.run("skip_trigrams", model=model, head=head, top=top).frame
-        for key, part in frame.groupby("key_id"):
+        for key, part in frame.groupby("earlier_id"):
             seen = seen_after(rows, int(key))
-            triples = [(row, seen[row.query_id, row.next_id]) for row in part.itertuples()]
+            triples = [(row, seen[row.present_id, row.next_id]) for row in part.itertuples()]
             true = [row for row, count in triples if count >= 5]
             for row, count in triples:
                 if (
                     count == 0
-                    and any(other.query == row.query for other in true)
+                    and any(other.present == row.present for other in true)
                     and any(other.next == row.next for other in true)
                 ):
-                    found.append(f"{row.key!r} … {row.query!r} → {row.next!r}")
+                    found.append(f"{row.earlier!r} … {row.present!r} → {row.next!r}")
     return found
 
 
