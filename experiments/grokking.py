@@ -4,7 +4,8 @@ Declared before measuring, from trial runs of another seed: p = 59 instead of 11
 not 56), 4000 epochs and, as the paper found for small p, weight decay 5 (with 1 it groks at about
 18,000); the rest as published (30 % of pairs, d 128, 4 heads of 32, 512 neurons).
 "Chance" is ln p. Key frequencies are the fewest that hold 90 % of the power of W_L = W_out W_U.
-Trained runs are kept under runs/grokking, so that a stopped study goes on where it was.
+Trained runs are kept under runs/grokking, so that a stopped study goes on where it was; the wall
+time in the record leaves out what was trained before.
 
 probe reproduce grokking [--quick]
 """

@@ -1,6 +1,6 @@
 """Toy Models of Superposition: when do features share dimensions, and in which shapes?
 
-Smaller than published where it says so in the sizes: 80 features in 10 dimensions for the uniform
+Smaller than published where it says so in the sizes: 40 features in 5 dimensions for the uniform
 geometry (400 in 30), densities from 1 to 1/20. Two- and three-feature models are trained on the
 expected loss (quadrature), the others on drawn examples.
 
@@ -94,10 +94,10 @@ LEFT_OUT = {
 
 @probe.study(
     paper="Elhage et al. 2022, Toy Models of Superposition: basic results, phases, geometry",
-    full={"seeds": 5, "grid": 12, "best_of": 8, "phase_steps": 400, "densities": 20,
-          "features": 80, "hidden": 10, "steps": 2000, "batch": 256},
-    quick={"seeds": 2, "grid": 6, "best_of": 4, "phase_steps": 200, "densities": 8,
-           "features": 40, "hidden": 5, "steps": 400, "batch": 128},
+    full={"seeds": 5, "grid": 12, "best_of": 8, "phase_steps": 200, "densities": 20,
+          "features": 40, "hidden": 5, "steps": 800, "batch": 128},
+    quick={"seeds": 2, "grid": 6, "best_of": 4, "phase_steps": 100, "densities": 8,
+           "features": 20, "hidden": 5, "steps": 400, "batch": 128},
 )  # fmt: skip
 def toy_models(
     *, seed: int, seeds: int, grid: int, best_of: int, phase_steps: int, densities: int,
