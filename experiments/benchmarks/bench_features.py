@@ -85,7 +85,7 @@ def reading(folder: Path) -> None:
     width = model.dims.d_model
     name = random_dictionary(folder / "toy", width, TOY_FEATURES, TOY_FIRE, "resid_post.0")
     small = folder / "toy.sqlite"
-    index = probe.index_features(model, name, texts(model, TOY_TOKENS), out=small)
+    index = probe.index_features(model, name, texts(model, TOY_TOKENS), out=small, n_pos=64)
     page = index.feature(0)
     shown = len(page.top) + sum(len(i.examples) for i in page.equal_width + page.equal_count)
     print(f"Pages of {shown} examples.\n")
