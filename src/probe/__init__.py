@@ -55,6 +55,8 @@ _HOME: dict[str, str] = {
     "absorption": "probe.dictionaries.absorption",
     "recovery": "probe.dictionaries.recovery",
     "listening": "probe.core.progress",
+    "Circuit": "probe.core.circuit",
+    "Graph": "probe.core.graph",
     "Metric": "probe.core.metric",
     "Model": "probe.core.model",
     "Dictionary": "probe.core.dictionary",

@@ -191,8 +191,8 @@ def test_putting_back_what_is_there_counts_once_something_came_before() -> None:
 def test_rows_of_one_start_run_the_suffix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, encoded = model_of("toy"), pairs_for(model_of("toy"))
     captured = []
-    real = replay._capture
-    monkeypatch.setattr(replay, "_capture", lambda *a: captured.append(a[-1]) or real(*a))
+    real = replay.capture
+    monkeypatch.setattr(replay, "capture", lambda *a: captured.append(a[-1]) or real(*a))
     sets = [[scale("z.0", 0.5, pos=2)], [scale("z.1", 0.5, pos=2)]]
     with_tail = encoded.rows([0, 2])
     model.sweep(with_tail, sets, chunk_tokens=1)

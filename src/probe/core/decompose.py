@@ -126,6 +126,18 @@ def decompose(
     return Decomposition(tuple(parts), torch.cat(vectors), resid, trace["ln_final_scale"])
 
 
+def written_by_heads(
+    model: Model, layer: int, z: Float[Tensor, "*any head d_head"]
+) -> Float[Tensor, "*any head d_model"]:
+    """What each head adds to the residual stream, given every head's output.
+
+    Where a block normalises what attention writes, with the denominator that these outputs give.
+    """
+    heads = model.head_outputs(layer, z)
+    total = heads.sum(-2, keepdim=True) + model.out_bias(layer, "attn_out").to(heads)
+    return model.write_out(layer, "attn_out", heads, total)
+
+
 def _sites(model: Model, neurons: Sequence[int]) -> list[SiteLike]:
     for layer in neurons:
         check_layer(Site("mlp_post", layer), model.dims.n_layers)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -270,6 +270,16 @@ class Model(Protocol):
         """
         ...
 
+    def read_in(
+        self, layer: int, kind: str, resid: Float[Tensor, "*any heads d_model"]
+    ) -> Float[Tensor, "*any heads d_head"]:
+        """Queries, keys or values, where each head reads a residual stream of its own.
+
+        ``kind`` is ``q``, ``k`` or ``v``; keys and values have key/value heads. The block's norm
+        is part of it. Differentiable.
+        """
+        ...
+
     def out_bias(self, layer: int, kind: str) -> Float[Tensor, " d_model"]:
         """Bias of the projection that writes ``attn_out`` or ``mlp_out``, zeros if none."""
         ...
@@ -332,6 +342,23 @@ class Model(Protocol):
         """Activations, and the metric's gradient by each. One forward and one backward pass.
 
         ``stop_at``: sites through which no gradient flows. ``edits``: made in this run.
+        """
+        ...
+
+    def sweep_edges(
+        self,
+        encoded: Encoded,
+        kept: Bool[Tensor, "sets sender receiver"],
+        metric: Metric | str = "logit_diff",
+        *,
+        base: str = "clean",
+        other: Trace | None = None,
+        report: Report | None = None,
+    ) -> Float[Tensor, "sets batch"]:
+        """The metric with only these edges of ``Graph.of(dims)`` left, for each set of them.
+
+        What is read along the others is what the sender wrote in ``other``, a trace of
+        ``resid_pre.0``, ``z`` and ``mlp_out``; None for nothing at all.
         """
         ...
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from probe.core.errors import OptionError, ProbeError, nearest
 from probe.core.provenance import Provenance
 
-Kind = Literal["heatmap", "line", "bar", "tokens", "scatter", "table", "wall"]
+Kind = Literal["heatmap", "line", "bar", "tokens", "scatter", "table", "wall", "graph"]
 Scale = Literal["signed", "activation", "attention", "share"]
 
 _EXAMPLES = ("batch", "seed")
@@ -26,17 +26,20 @@ class View(BaseModel, frozen=True):
     x: str
     y: str = "value"
     color: str | None = Field(
-        default=None, description="Heatmap: the number. Line: one line for each"
+        default=None, description="Heatmap, wall, graph: the number. Line: one line for each"
     )
     facet: str | None = Field(default=None, description="One panel for each value of this column")
-    text: str | None = Field(default=None, description="A column printed in the cell or on hover")
+    text: str | None = Field(
+        default=None,
+        description="A column printed in the cell or on hover; graph: nodes y is an input of",
+    )
     scale: Scale = Field(default="signed", description="Which colour scale fits the number")
     title: str = ""
 
     @property
     def number(self) -> str:
         """The column that holds the number drawn."""
-        return (self.color or "value") if self.kind in ("heatmap", "wall") else self.y
+        return (self.color or "value") if self.kind in ("heatmap", "wall", "graph") else self.y
 
     @property
     def axes(self) -> list[str]:

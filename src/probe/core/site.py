@@ -54,6 +54,9 @@ KINDS: dict[str, Kind] = {
     "resid_mid": Kind(
         "blocks.{layer}.hook_resid_mid", _RESID, "residual between attention and MLP"
     ),
+    "mlp_resid": Kind(
+        "blocks.{layer}.ln2.hook_in", _RESID, "residual as the MLP reads it, before its norm"
+    ),
     "resid_post": Kind("blocks.{layer}.hook_resid_post", _RESID, "residual stream after a block"),
     "attn_out": Kind("blocks.{layer}.hook_attn_out", _RESID, "what attention adds to the residual"),
     "mlp_out": Kind("blocks.{layer}.hook_mlp_out", _RESID, "what the MLP adds to the residual"),
@@ -174,7 +177,7 @@ class Site:
 
 _PLACE_IN_BLOCK = [
     "resid_pre", "ln1_scale", "q", "k", "v", "attn_scores", "pattern", "z", "attn_out", "resid_mid",
-    "ln2_scale", "mlp_in", "router", "mlp_pre", "mlp_post", "mlp_out", "resid_post",
+    "mlp_resid", "ln2_scale", "mlp_in", "router", "mlp_pre", "mlp_post", "mlp_out", "resid_post",
 ]  # fmt: skip
 
 

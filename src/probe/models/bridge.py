@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.core.edit import Edit, by_site
@@ -28,7 +28,7 @@ from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded, pad
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
-from probe.models import doctor, replay, scoring
+from probe.models import doctor, replay, scoring, wiring
 from probe.models.generate import generate as _generate
 from probe.models.hooks import Hook, Stop, as_torch_hook, placed
 from probe.models.recorder import Recorder
@@ -438,7 +438,8 @@ class BridgeModel:
             normalised = module(total) - norm.bias
         # eps and all: the denominator is whatever makes the linear map give what the layer gives
         size = (norm.gain * norm.centre(total)).norm(dim=-1, keepdim=True)
-        return norm.apply(vectors, size / normalised.norm(dim=-1, keepdim=True))
+        scale = size / normalised.norm(dim=-1, keepdim=True)
+        return norm.apply(vectors, torch.where(size > 0, scale, 1.0))  # of nothing, nothing
 
     def normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         """The final norm of a residual stream, bias and all."""
@@ -450,6 +451,16 @@ class BridgeModel:
     ) -> Float[Tensor, "*any head d_model"]:
         """What each head adds to its layer's attention output, before any norm that follows."""
         return torch.einsum("...hd,hdm->...hm", z, self.weights.W_O(layer).to(z))
+
+    def read_in(
+        self, layer: int, kind: str, resid: Float[Tensor, "*any heads d_model"]
+    ) -> Float[Tensor, "*any heads d_head"]:
+        """Queries, keys or values, where each head reads a residual stream of its own."""
+        attn = self._bridge.blocks[layer].attn
+        weight = getattr(self.weights, f"W_{kind.upper()}")(layer)
+        read = torch.einsum("...hm,hmd->...hd", self._bridge.blocks[layer].ln1(resid), weight)
+        bias = getattr(attn, f"b_{kind.upper()}")
+        return read if bias is None else read + bias.detach()
 
     def out_bias(self, layer: int, kind: str) -> Float[Tensor, " d_model"]:
         """Bias of the projection that writes ``attn_out`` or ``mlp_out``, zeros if none."""
@@ -543,6 +554,8 @@ class BridgeModel:
         def keep(site: Site) -> Hook:
             def hook(value: Tensor) -> Tensor:
                 value = value if value.requires_grad else value.detach().requires_grad_()
+                if site.kind == "mlp_resid":  # the stream itself, which also passes the MLP by
+                    value = value.view_as(value)
                 kept[site] = value
                 return value.detach() if site in cut else value
 
@@ -590,6 +603,22 @@ class BridgeModel:
         """The metric under each set of edits, each made to a run of its own; see ``replay``."""
         return replay.sweep(
             self, encoded, edit_sets, get_metric(metric), base=base, report=report, **how
+        )
+
+    def sweep_edges(
+        self,
+        encoded: Encoded,
+        kept: Bool[Tensor, "sets sender receiver"],
+        metric: Metric | str = "logit_diff",
+        *,
+        base: str = "clean",
+        other: Trace | None = None,
+        report: Report | None = None,
+        **how: Any,
+    ) -> Float[Tensor, "sets batch"]:
+        """The metric with only these edges left, for each set of them; see ``wiring``."""
+        return wiring.sweep_edges(
+            self, encoded, kept, get_metric(metric), base=base, other=other, report=report, **how
         )
 
     @property
@@ -651,12 +680,19 @@ class BridgeModel:
         return {
             site: point
             for site, point in candidates.items()
-            if site in seen and tuple(seen[site].shape) == shapes[site] and _is_sound(site, seen)
+            if site in seen
+            and tuple(seen[site].shape) == shapes[site]
+            and _is_sound(site, seen, self.dims.causal)
         }
 
 
-def _is_sound(site: Site, seen: Mapping[Site, Tensor]) -> bool:
-    """Whether scores are scores: of some encoders the bridge hands out the pattern twice."""
+def _is_sound(site: Site, seen: Mapping[Site, Tensor], causal: bool) -> bool:
+    """Whether a point carries what its site says.
+
+    Of some encoders the bridge hands out the pattern twice; their second norm follows the MLP.
+    """
+    if site.kind == "mlp_resid" and not causal:
+        return False
     pattern = seen.get(Site("pattern", site.layer)) if site.kind == "attn_scores" else None
     return pattern is None or torch.allclose(seen[site].softmax(-1), pattern, rtol=0, atol=0.02)
 

@@ -37,8 +37,7 @@ from probe.core.errors import OptionError, nearest
 LAYOUTS = ("multi-head", "grouped-query")
 
 _HEADS, _KV_HEADS = 4, 2
-_SHARPNESS = 30.0
-"""By how much the score of what a head looks for stands above all other scores, in nats."""
+_SHARPNESS, _EPS = 30.0, 1e-6
 _CONFIDENCE = 4.0
 """What the unembedding multiplies the slot ``answer`` with."""
 _ROPE_BASE = 1e8
@@ -53,11 +52,15 @@ class HandBuilt:
         hf: The Hugging Face model.
         tokenizer: Of words ``w3``, ``w4``, ... parted by spaces; no BOS unless asked for.
         heads: What a head is → (layer, head). Heads that are not named attend evenly.
+        edges: The edges that carry tokens on their way to the answer, as ``Graph`` names them.
+        position_edges: Those that carry what no token changes: where to look by position.
     """
 
     hf: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     heads: dict[str, tuple[int, int]]
+    edges: tuple[str, ...] = field(default=(), kw_only=True)
+    position_edges: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 class Block(NamedTuple):
@@ -69,13 +72,20 @@ class Block(NamedTuple):
     W_O: Float[Tensor, "head d_head d_model"]
 
 
-def induction_model(layout: str, size: int = 64) -> HandBuilt:
+def induction_model(
+    layout: str, size: int = 64, *, sharpness: float = _SHARPNESS, eps: float = _EPS
+) -> HandBuilt:
     """A two-layer transformer with one previous-token head and one induction head.
 
     Args:
         layout: ``"multi-head"``: GPT-2 with learned positions. ``"grouped-query"``: Llama with
             rotary positions, 4 query heads over 2 key/value heads.
         size: Words of the vocabulary, three special ones included, and positions of the context.
+        sharpness: By how much the score of what a head looks for stands above all other scores,
+            in nats. At the default attention is all or nothing and has no slope to speak of;
+            gradients want about 4.
+        eps: Of the norms. Far above the variance of what they read (about 2 by the width) they
+            are linear, which is what first-order methods take them for.
 
     Raises:
         OptionError: An unknown layout, or a size at which the construction is not sharp.
@@ -87,24 +97,32 @@ def induction_model(layout: str, size: int = 64) -> HandBuilt:
         raise OptionError(f'there is no layout "{layout}"', remedy=nearest(layout, LAYOUTS))
     if not 16 <= size <= 128 or size % 4:
         raise OptionError(f"size={size}", expected="a multiple of 4 from 16 to 128")
-    hf = _gpt2(size) if layout == "multi-head" else _llama(size)
+    build = _gpt2 if layout == "multi-head" else _llama
+    hf = build(size, sharpness, eps)
+    own = layout == "multi-head"
+    first, second = ("a0.h2", "a1.h1") if own else ("a0.kv1", "a1.kv0")
     return HandBuilt(
         hf=hf.eval().requires_grad_(False),
         tokenizer=_tokenizer(size),
         heads={"current": (0, 0), "previous": (0, 2), "induction": (1, 1), "same_token": (1, 2)},
-    )
+        edges=(
+            f"input->{first}<v>", "input->a1.h1<q>", f"input->{second}<k>", f"input->{second}<v>",
+            f"a0.h2->{second}<k>", "a1.h1->logits",
+        ),
+        position_edges=("input->a0.h2<q>", f"input->{first}<k>"),
+    )  # fmt: skip
 
 
 # --- learned positions, a key and a value for each head ---------------------------------------
 
 
-def _gpt2(size: int) -> Any:
+def _gpt2(size: int, sharpness: float, eps: float) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     width = 4 * size
     config = GPT2Config(
         vocab_size=size, n_positions=size, n_embd=width, n_layer=2, n_head=_HEADS, n_inner=4,
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, layer_norm_epsilon=eps,
     )  # fmt: skip
     token, copied, answer, position = _slots(width, size)
     hf = _zeroed(GPT2LMHeadModel(config))
@@ -112,9 +130,9 @@ def _gpt2(size: int) -> Any:
     hf.transformer.wte.weight.copy_(centred @ token.T)
     hf.transformer.wpe.weight.copy_(centred @ position.T)
     hf.lm_head.weight.copy_(_CONFIDENCE * answer.T)
-    hf.transformer.ln_f.weight.fill_(1.0)
+    hf.transformer.ln_f.weight.fill_(_undone(3 / width, eps))
 
-    sharp = _SHARPNESS * size**0.5
+    sharp = sharpness * size**0.5
     before = torch.eye(size).roll(-1, dims=1)
     before[0] = 0  # position 0 sees only itself
     none = torch.zeros(width, size)
@@ -145,7 +163,7 @@ def _gpt2(size: int) -> Any:
 # --- rotary positions, two query heads to a key and a value ------------------------------------
 
 
-def _llama(size: int) -> Any:
+def _llama(size: int, sharpness: float, eps: float) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, d_head = 3 * size, 2 * size
@@ -153,14 +171,16 @@ def _llama(size: int) -> Any:
         vocab_size=size, max_position_embeddings=size, hidden_size=width, intermediate_size=4,
         num_hidden_layers=2, num_attention_heads=_HEADS, num_key_value_heads=_KV_HEADS,
         head_dim=d_head, rope_parameters={"rope_type": "default", "rope_theta": _ROPE_BASE},
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+        tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, rms_norm_eps=eps,
     )  # fmt: skip
     hf = _zeroed(LlamaForCausalLM(config))
     token, _, answer = _slots(width, size)
     hf.model.embed_tokens.weight.copy_(token.T)
     hf.lm_head.weight.copy_(_CONFIDENCE * answer.T)
-    hf.model.norm.weight.fill_(1.0)
-    for layer, (block, part) in enumerate(zip(_rotary_blocks(size), hf.model.layers, strict=True)):
+    hf.model.norm.weight.fill_(_undone(3 / width, eps))
+    for layer, (block, part) in enumerate(
+        zip(_rotary_blocks(size, sharpness), hf.model.layers, strict=True)
+    ):
         squared = layer + 1  # the token; then what was copied, too
         eps = part.input_layernorm.variance_epsilon
         part.input_layernorm.weight.fill_((squared / width + eps) ** 0.5)
@@ -172,7 +192,7 @@ def _llama(size: int) -> Any:
     return hf
 
 
-def _rotary_blocks(size: int) -> list[Block]:
+def _rotary_blocks(size: int, sharpness: float) -> list[Block]:
     """Codes ride on the slow half of the rotary pairs, positions on the fastest quarter."""
     width, d_head = 3 * size, 2 * size
     token, copied, answer = _slots(width, size)
@@ -180,7 +200,7 @@ def _rotary_blocks(size: int) -> list[Block]:
     half = size // 2  # pair i is made of dimensions i and i + size
     slow[:half, half:size] = torch.eye(half)
     slow[half:, size + half :] = torch.eye(half)
-    sharp = _SHARPNESS * d_head**0.5
+    sharp = sharpness * d_head**0.5
     none = torch.zeros(width, d_head)
     anything = token.sum(1, keepdim=True)  # reads 1 whatever the token
     here = anything * _at_distance(0, size)
@@ -209,6 +229,11 @@ def _at_distance(distance: int, size: int) -> Float[Tensor, " d_head"]:
     fast = torch.arange(size) < size // 4
     angle = distance * _ROPE_BASE ** -(torch.arange(size) / size)
     return torch.cat([fast * angle.cos(), fast * -angle.sin()])
+
+
+def _undone(squared: float, eps: float) -> float:
+    """The gain at which a norm's eps does not show in what a vector of this mean square becomes."""
+    return (1 + eps / squared) ** 0.5
 
 
 # --- both --------------------------------------------------------------------------------------

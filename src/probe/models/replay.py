@@ -92,7 +92,7 @@ def sweep(
         raise OptionError(f"base={base!r}", remedy=nearest(base, ("clean", "corrupted")))
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
     kinds = {edit.site.kind for edits in edit_sets for edit in edits}
-    reader = _Reader(model, encoded, metric, by_head="ln_final_scale" in kinds)
+    reader = Reader(model, encoded, metric, by_head="ln_final_scale" in kinds)
     resumed = model.resumes if resume is None else resume
     if reader.from_logits or "embed" in kinds:
         resumed = False  # outside the blocks: nothing to resume
@@ -110,12 +110,12 @@ def sweep(
     if reader.from_logits:
         budget = min(budget, _LOGITS_PER_CHUNK // model.dims.d_vocab)
     done, received, begun = 0, [], None
-    with _interruptible(len(rows), lambda: done):
+    with interruptible(len(rows), lambda: done):
         for start, chunk in chunks(rows, tokens.shape[1], budget):
             examples = torch.tensor([row.example for row in chunk])
             if resumed:
                 if start != begun:
-                    received, begun = _capture(model, run, start), start
+                    received, begun = capture(model, run, start), start
                 final = _walk(model, run, chunk, examples, start, received)
             else:
                 final = _whole(model, run, chunk, examples, logits=reader.from_logits)
@@ -129,7 +129,8 @@ def sweep(
 
 
 @contextlib.contextmanager
-def _interruptible(total: int, done: Any) -> Iterator[None]:
+def interruptible(total: int, done: Any) -> Iterator[None]:
+    """Ctrl-C inside the with-block ends it with a warning that says how far it was."""
     try:
         yield
     except KeyboardInterrupt:
@@ -164,7 +165,7 @@ def examine(model: "BridgeModel") -> dict[str, Any]:
     examples = torch.tensor([row.example for row in rows])
     try:
         run = record(model, tokens, lengths)
-        ours = _walk(model, run, rows, examples, start, _capture(model, run, start))
+        ours = _walk(model, run, rows, examples, start, capture(model, run, start))
         whole = _whole(model, run, rows, examples)[:, start:]
     except _UNRESUMABLE as error:
         return {"resumes": False, "why not": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -367,7 +368,7 @@ def _walk(
     rows: Sequence[Row],
     examples: Tensor,
     start: int,
-    received: Sequence["_Received"],
+    received: Sequence["Received"],
 ) -> Float[Tensor, "rows suffix d_model"]:
     """Move rows through the layers together; each joins at its own. Returns the last residual."""
     n_layers = model.dims.n_layers
@@ -447,7 +448,7 @@ def _hooks_at(
 
 
 @dataclass(eq=False)
-class _Received:
+class Received:
     """What the library handed to one block beside hidden states, to be given again to more rows."""
 
     layer: int
@@ -493,21 +494,21 @@ class _Frozen:
         return self._keys.shape[2]
 
 
-def _capture(model: "BridgeModel", run: Run, start: int) -> list[_Received]:
+def capture(model: "BridgeModel", run: Run, start: int) -> list[Received]:
     """Run the suffix once over the prefix's cache and note what each block is given."""
     cache = None
     if start:
         cache = plain_cache()
         for layer, (keys, values) in enumerate(run.cache):
             cache.update(keys[:, :, :start], values[:, :, :start], layer)
-    received: list[_Received] = []
+    received: list[Received] = []
     handles = []
 
     def note(layer: int) -> Any:
         def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            received.append(_Received(layer, args[1:], rest, len(hidden)))
+            received.append(Received(layer, args[1:], rest, len(hidden)))
 
         return hook
 
@@ -535,7 +536,7 @@ def _is_cache(value: Any) -> bool:
     return isinstance(value, Cache)
 
 
-class _Reader:
+class Reader:
     """The metric from residual streams: only the tokens it reads are unembedded.
 
     Where the model does not end in norm and unembedding, or ``by_head`` asks for it because an
