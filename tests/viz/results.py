@@ -49,6 +49,9 @@ def one_of_each() -> dict[str, Result]:
     line["kind"] = np.where(line["kind"] == 0, "<b>one", "$two$")
     points = grid(layer=5, head=3).assign(other=lambda f: f["value"] ** 2)
     points["name"] = text([HOSTILE[i % len(HOSTILE)] for i in range(len(points))])
+    edges = pd.DataFrame(
+        {"sender": text([*HOSTILE[:3], "a"]), "receiver": text(["end"] * 3 + ["b"])}
+    )
     maps = grid(batch=2, layer=2, head=3, query=4, key=4).query("key <= query")
     return {
         "heatmap": result_of(lens, kind="heatmap", x="pos", y="layer", color="value", text="top",
@@ -61,5 +64,7 @@ def one_of_each() -> dict[str, Result]:
         "table": result_of(lens, kind="table", x="pos"),
         "wall": result_of(scores, kind="wall", x="head", y="layer", color="value", facet="kind",
                           scale="attention"),
+        "graph": result_of(edges.assign(value=[1.0, -2.0, 0.5, 3.0]), kind="graph", x="sender",
+                           y="receiver", color="value"),
         "maps": result_of(maps, kind="wall", x="key", y="query", color="value", scale="attention"),
     }  # fmt: skip

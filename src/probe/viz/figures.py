@@ -5,6 +5,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from probe.core.result import Kind, Result
+from probe.viz.graphs import graph
 from probe.viz.grids import heatmap, wall
 from probe.viz.lines import bar, line
 from probe.viz.points import scatter
@@ -18,6 +19,7 @@ KINDS: dict[Kind, Callable[[Result], go.Figure]] = {
     "scatter": scatter,
     "tokens": tokens,
     "table": table,
+    "graph": graph,
 }
 """Kind of view → what draws it. To add a kind: one function here, one name in `core.result`."""
 
