@@ -1,0 +1,250 @@
+"""First-order scores of every edge at once: what senders wrote otherwise, times receivers' slopes.
+
+The score of an edge is Σ over prompts and positions of (what the sender wrote in the source run -
+what it wrote in the base run) · (slope of the metric by what the receiver reads). Neither factor
+is ever there for all edges: both are made for a few positions at a time from what was recorded,
+which is a few vectors for each layer and token, and multiplied at once.
+
+The slope by what a head reads is the recorded slope by its query, key or value, taken back through
+the projection and the block's norm by automatic differentiation of the model's own modules.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.core.decompose import written_by_heads
+from probe.core.errors import ModelError
+from probe.core.graph import Graph
+from probe.core.model import Model
+from probe.core.result import View
+from probe.core.site import Site, SiteLike
+from probe.core.task import Encoded
+from probe.core.trace import Trace
+
+Level = Literal["edge", "node", "neuron"]
+Sign = Literal["support", "effect"]
+
+COLUMNS = {
+    "sender": "what writes: input, a<layer>.h<head>, m<layer>",
+    "receiver": "what reads: a head's <q>, <k> or <v> (of key/value head kv<n> where heads share "
+    "one), m<layer>, logits",
+    "into": "nodes that the receiver is an input of",
+    "node": "what writes: input, a<layer>.h<head>, m<layer>",
+    "layer": "layer of the node; missing for the input",
+    "neuron": "dimension of a head's output (z), or neuron of an MLP",
+}
+
+_BYTES_PER_CHUNK = 2**26
+_HEADS_READ = ("q", "k", "v")
+
+SLOPES: list[SiteLike] = ["resid_pre", *_HEADS_READ, "mlp_resid"]
+"""Sites whose values and slopes the receivers' slopes are made from, beside the last residual."""
+
+WRITES: list[SiteLike] = [Site("resid_pre", 0), "z", "mlp_out"]
+"""Sites that hold what senders wrote."""
+
+
+def slope_sites(model: Model) -> list[SiteLike]:
+    """``SLOPES`` and the last residual stream; refuses models that are no such graph."""
+    missing = {"mlp_resid", "q", "k", "v", "z"} - model.sites
+    if missing or not model.dims.causal:
+        raise ModelError(
+            f"{model.name} is no graph of heads and MLPs on one stream"
+            + (f": it has no {', '.join(sorted(missing))}" if missing else ": it is an encoder"),
+            expected="a causal model whose blocks have heads and an MLP with a norm of its own",
+        )
+    return [*SLOPES, Site("resid_post", model.dims.n_layers - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """What every sender wrote in the source run, less what it wrote in the base run.
+
+    Attributes:
+        model: The model.
+        graph: Its graph.
+        base: A trace of ``WRITES``.
+        source: Another.
+        begin: First position of each prompt at which they differ.
+    """
+
+    model: Model
+    graph: Graph
+    base: Trace
+    source: Trace
+    begin: Int[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, model: Model, encoded: Encoded, base: Trace, source: Trace) -> "Gap":
+        """Of the two runs of prompt pairs."""
+        begin = encoded.first_difference
+        assert begin is not None  # pairs have one
+        return cls(model, Graph.of(model.dims), base, source, begin)
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Prompts and positions at which the runs may differ, a few at a time."""
+        width = self.base.tokens.shape[1]
+        pos = torch.arange(width)
+        rows, at = ((pos >= self.begin[:, None]) & (pos < self.base.lengths[:, None])).nonzero().T
+        each = len(self.graph.senders) * self.graph.d_model * 4
+        size = max(1, _BYTES_PER_CHUNK // each)
+        yield from zip(rows.split(size), at.split(size), strict=True)
+
+    def at(self, rows: Tensor, pos: Tensor) -> Float[Tensor, "sender token d_model"]:
+        """The difference at these places, for every sender."""
+        first = Site("resid_pre", 0)
+        parts = [(_at(self.source, first, rows, pos) - _at(self.base, first, rows, pos))[None]]
+        for layer in range(self.graph.n_layers):
+            heads = [
+                written_by_heads(self.model, layer, _at(trace, Site("z", layer), rows, pos))
+                for trace in (self.source, self.base)
+            ]
+            mlps = [
+                _at(trace, Site("mlp_out", layer), rows, pos) for trace in (self.source, self.base)
+            ]
+            parts += [(heads[0] - heads[1]).movedim(1, 0), (mlps[0] - mlps[1])[None]]
+        return torch.cat(parts)
+
+
+def edge_scores(
+    gap: Gap, values: Trace, slopes: Trace, senders: slice = slice(None)
+) -> Float[Tensor, "sender receiver"]:
+    """Difference times slope of each edge, summed over prompts and positions.
+
+    Args:
+        gap: What senders wrote otherwise.
+        values: Values at ``slope_sites`` of the run the slopes are of.
+        slopes: Slopes there.
+        senders: Only these; the others are left at 0.
+    """
+    graph, first = gap.graph, senders.indices(len(gap.graph.senders))[0]
+    total = torch.zeros(graph.edges.shape, dtype=torch.float64)
+    for rows, pos in gap.chunks():
+        apart = gap.at(rows, pos)[senders]
+        for layer, kind, slope in _reads(gap.model, graph, values, slopes, rows, pos):
+            place = graph.inputs(layer, kind)
+            n = min(max(0, graph.read_by(graph.receivers[place][0]) - first), len(apart))
+            product = apart[:n].flatten(1) @ slope.flatten(1).T
+            total[first : first + n, place] += product.double().cpu()
+    return total
+
+
+def _reads(
+    model: Model, graph: Graph, values: Trace, slopes: Trace, rows: Tensor, pos: Tensor
+) -> Iterator[tuple[int, str, Float[Tensor, "receiver token d_model"]]]:
+    """The slope by what each receiver reads, one block's inputs of a kind after another."""
+    for layer in range(graph.n_layers):
+        stream = _at(values, Site("resid_pre", layer), rows, pos)
+        for kind in _HEADS_READ:
+            yield (
+                layer,
+                kind,
+                _taken_back(model, layer, kind, stream, _at(slopes, Site(kind, layer), rows, pos)),
+            )
+        yield layer, "mlp_resid", _at(slopes, Site("mlp_resid", layer), rows, pos)[None]
+    last = Site("resid_post", graph.n_layers - 1)
+    yield graph.n_layers, "logits", _at(slopes, last, rows, pos)[None]
+
+
+def _taken_back(
+    model: Model,
+    layer: int,
+    kind: str,
+    stream: Float[Tensor, "token d_model"],
+    slope: Float[Tensor, "token heads d_head"],
+) -> Float[Tensor, "heads token d_model"]:
+    """From the slope by a query, key or value to the slope by the stream that is read for it."""
+    with torch.enable_grad():
+        own = stream[:, None].repeat(1, slope.shape[1], 1).to(model.dtype).requires_grad_()
+        read = model.read_in(layer, kind, own)
+        (back,) = torch.autograd.grad(read, own, slope.to(read))
+    return _wide(back).movedim(1, 0)
+
+
+def neuron_scores(gap: Gap, slopes: Trace) -> dict[Site, Float[Tensor, "..."]]:
+    """Difference times slope of each dimension of ``z`` and ``mlp_post``, summed over places."""
+    made = {}
+    real = torch.arange(gap.base.tokens.shape[1]) < gap.base.lengths[:, None]
+    for layer in range(gap.graph.n_layers):
+        for kind in ("z", "mlp_post"):
+            site = Site(kind, layer)
+            change = _wide(gap.source[site]) - _wide(gap.base[site])
+            product = (change * _wide(slopes[site]))[real.to(change.device)]
+            made[site] = product.double().sum(0).cpu()
+    return made
+
+
+def edge_table(graph: Graph, scores: Float[Tensor, "sender receiver"]) -> pd.DataFrame:
+    """One row an edge, in the model's order."""
+    places, senders = graph.edges.T.nonzero().T
+    return pd.DataFrame(
+        {
+            "sender": [graph.senders[s] for s in senders.tolist()],
+            "receiver": [graph.receivers[r].name for r in places.tolist()],
+            "into": [" ".join(graph.receivers[r].feeds) for r in places.tolist()],
+            "value": scores[senders, places].tolist(),
+        }
+    )
+
+
+def node_table(graph: Graph, scores: Float[Tensor, "sender receiver"]) -> pd.DataFrame:
+    """One row a sender: the sum over its edges, which is its own first-order effect."""
+    frame = pd.DataFrame({"node": list(graph.senders), "layer": _layers(graph)})
+    frame["value"] = torch.where(graph.edges, scores, 0.0).sum(1).tolist()
+    return frame
+
+
+def neuron_table(
+    graph: Graph, scores: dict[Site, Float[Tensor, "..."]], factor: float
+) -> pd.DataFrame:
+    """One row a dimension of a head's output or a neuron of an MLP."""
+    parts = []
+    for site, value in scores.items():
+        layer = site.layer or 0
+        heads = [f"a{layer}.h{head}" for head in range(graph.n_heads)]
+        names = heads if site.kind == "z" else [f"m{layer}"]
+        for name, row in zip(names, value.reshape(len(names), -1), strict=True):
+            neurons = range(len(row))
+            part = {"node": name, "layer": layer, "neuron": neurons, "value": factor * row.numpy()}
+            parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _layers(graph: Graph) -> "pd.Series[int]":
+    each = [layer for layer in range(graph.n_layers) for _ in range(graph.n_heads + 1)]
+    return pd.Series([None, *each], dtype="Int64")
+
+
+def view_of(level: Level) -> View:
+    """How a table of scores is drawn."""
+    if level == "edge":
+        return View(kind="graph", x="sender", y="receiver", color="value", text="into")
+    if level == "node":
+        return View(kind="bar", x="node", y="value")
+    return View(kind="scatter", x="layer", y="value", text="node")
+
+
+def factor_of(sign: Sign, *, denoise: bool, n: int) -> float:
+    """What the summed effect of patching is multiplied by to give a score.
+
+    ``effect``: the change of the metric when the edge is patched, a mean over prompts.
+    ``support``: how much the edge supports the clean behaviour: what is gained when it is restored
+    to clean, what is lost when it is corrupted.
+    """
+    return (1.0 if sign == "effect" or denoise else -1.0) / n
+
+
+def _at(trace: Trace, site: Site, rows: Tensor, pos: Tensor) -> Tensor:
+    value = trace[site]
+    return _wide(value[rows.to(value.device), pos.to(value.device)])
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is summed in float32."""
+    return x.float() if x.dtype.itemsize < 4 else x
