@@ -43,6 +43,7 @@ PAGES = [
     st.Page(
         "screens/vectors.py", title="Vectors", icon=":material/arrow_outward:", url_path="vectors"
     ),
+    st.Page("screens/circuit.py", title="Circuit", icon=":material/hub:", url_path="circuit"),
 ]
 
 st.set_page_config(page_title="Probe Explorer", page_icon=str(HERE / "icon.png"), layout="wide")

@@ -33,6 +33,10 @@ _NAMES = {
     "direction": "r",
     "dictionary": "a",
     "feature": "f",
+    "ranking": "g",
+    "size": "z",
+    "added": "ad",
+    "removed": "rm",
 }
 """Field → its short name in the URL."""
 
@@ -61,6 +65,10 @@ class UrlState:
         direction: Which run is patched into which.
         dictionary: Whose features are shown; empty is the first there is.
         feature: Selected feature.
+        ranking: What ranks the edges of a circuit.
+        size: Share of all edges in the circuit.
+        added: Nodes put into it by hand, parted by spaces.
+        removed: Nodes taken out of it by hand.
     """
 
     model: str = "smollm2"
@@ -79,6 +87,10 @@ class UrlState:
     direction: str = "denoise"
     dictionary: str = ""
     feature: int = 0
+    ranking: str = "eap"
+    size: str = "0.02"
+    added: str = ""
+    removed: str = ""
 
     @property
     def text(self) -> str:

@@ -31,6 +31,7 @@ PAGES = {
     "patching": "L23H3 in prompt B",
     "steer": "What it costs on neutral text",
     "vectors": "A task as a vector",
+    "circuit": "Faithfulness over size",
 }
 """Address of each page → its last heading, which stands there when all of it is drawn."""
 

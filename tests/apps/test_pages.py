@@ -10,7 +10,9 @@ from streamlit.testing.v1 import AppTest
 pytestmark = pytest.mark.slow  # a minute or so: left to make test
 
 EXPLORER = Path(__file__).parents[2] / "apps" / "explorer.py"
-PAGES = ("home", "prompt", "lens", "attention", "head", "attribution", "patching")
+PAGES = (
+    "home", "prompt", "lens", "attention", "head", "attribution", "patching", "circuit"
+)  # fmt: skip
 ASKED = {
     "v": "1",
     "m": "toy",

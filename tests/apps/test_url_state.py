@@ -27,6 +27,10 @@ states = st.builds(
     direction=texts,
     dictionary=texts,
     feature=st.integers(0, 999_999),
+    ranking=texts,
+    size=texts,
+    added=texts,
+    removed=texts,
 )
 
 
