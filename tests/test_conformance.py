@@ -23,7 +23,7 @@ from probe.models.bridge import BridgeModel
 from probe.viz.html import result_html
 
 METHODS: dict[str, Method] = dict(probe.methods())
-MODELS = ["toy", "toy-mha"]
+MODELS = ["toy", pytest.param("toy-mha", marks=pytest.mark.slow)]
 ELSEWHERE = re.compile(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", re.I)
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -272,6 +272,7 @@ def each_choice() -> list[tuple[str, str, Any]]:
     ]
 
 
+@pytest.mark.slow  # hundreds of runs
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @pytest.mark.filterwarnings("ignore::probe.ProbeWarning")
 @pytest.mark.parametrize(("name", "option", "value"), each_choice())
