@@ -46,6 +46,9 @@ LEARN = {"linear_probe", "sparse_probe", "das", "erasure"}
 ALONE: dict[str, dict[str, Any]] = {
     "head_effects": {"source": "own"},
     "ablation": {"ablations": ["zero"]},
+    "completeness": {"size": 1.0},
+    "faithfulness": {"rankings": ["random"]},
+    "minimality": {"size": 1.0},
 }
 """Options under which a method draws nothing from the other prompts."""
 

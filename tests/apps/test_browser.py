@@ -233,3 +233,20 @@ def test_screenshots(chromium: Any, explorer_url: str, tmp_path: Path, scheme: s
             )
             dark = sum(int(n) for n in background[4:-1].split(",")[:3]) < 150
             assert dark == (scheme == "dark")
+
+
+def test_a_circuit_moves_with_its_size_and_its_nodes(page: Any, explorer_url: str) -> None:
+    page.goto(address(explorer_url, "circuit", z="1"))
+    settled(page, PAGES["circuit"])
+    assert page.get_by_text("100.0%", exact=True).first.is_visible()
+    page.get_by_role("button", name="Take it out").click()
+    page.get_by_role("button", name="Put it back").wait_for()
+    settled(page, PAGES["circuit"])
+    assert query(page)["rm"]
+    page.get_by_role("slider").press("ArrowLeft")
+    page.wait_for_function("() => location.search.includes('z=0.5')")
+    settled(page, PAGES["circuit"])
+    page.get_by_role("button", name="Run every size").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Go on").wait_for()
+    settled(page, PAGES["circuit"])

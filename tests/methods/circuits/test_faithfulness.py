@@ -15,6 +15,7 @@ from probe.methods.circuits.completeness import completeness
 from probe.methods.circuits.faithfulness import faithfulness
 from probe.methods.circuits.minimality import minimality
 from probe.methods.curves import cmd, cpr
+from probe.methods.discovery import ranked
 from probe.models.bridge import BridgeModel
 from probe.tasks import load_task
 
@@ -102,14 +103,6 @@ def test_the_table_holds_the_curve_and_its_areas(toy: BridgeModel, ioi: Encoded)
     np.testing.assert_allclose(whole[["value", "low", "high"]], 1.0)
 
 
-def test_a_ranking_by_exact_scores_beats_chance_where_the_circuit_is_known(
-    toy: BridgeModel, ioi: Encoded
-) -> None:
-    frame = circuit_benchmark(toy, ioi, rankings=["eap_ig", "random"], select="greedy")
-    areas = frame[frame["measure"] == "CMD"].set_index("ranking")["value"]
-    assert areas["eap_ig"] < areas["random"]
-
-
 @pytest.mark.parametrize("search", ["random", "greedy"])
 def test_the_whole_model_is_complete(toy: BridgeModel, ioi: Encoded, search: str) -> None:
     whole = completeness(toy, ioi, size=1.0, draws=2, search=search)
@@ -137,7 +130,7 @@ def test_robustness_counts_runs(toy: BridgeModel, ioi: Encoded) -> None:
     assert frame["value"].between(0, 1).all()
     assert (frame["cpr_low"] <= frame["cpr_high"]).all()
     same = circuit_robustness(
-        toy, ioi, metrics=["logit_diff"] * 2, resamples=0, directions=["noise"]
+        toy, ioi, metrics=["logit_diff"] * 2, resamples=0, directions=["noise"], size=0.2
     )
     assert set(same["overlap"]) == {1.0}
 
@@ -146,7 +139,7 @@ def test_what_cannot_be_judged_is_refused(toy: BridgeModel, ioi: Encoded) -> Non
     with pytest.raises(OptionError, match='there is no edge "m0->m9"'):
         faithfulness(toy, ioi, edges=["m0->m9"])
     with pytest.raises(OptionError, match='there is no ranking "eapp"'):
-        faithfulness(toy, ioi, rankings=["eapp"])
+        ranked(toy, ioi, "eapp", metric="logit_diff", direction="noise", steps=1)
     with pytest.raises(OptionError, match="no edge is on a way"):
         minimality(toy, ioi, edges=[])
     with pytest.raises(OptionError, match="has no head and no MLP"):
@@ -155,5 +148,7 @@ def test_what_cannot_be_judged_is_refused(toy: BridgeModel, ioi: Encoded) -> Non
         minimality(toy, ioi, edges=["input->logits"])
     with pytest.raises(OptionError, match="fewer than two runs"):
         circuit_robustness(toy, ioi, metrics=["prob"], directions=["noise"], resamples=0)
+    with pytest.raises(OptionError, match="in any of 8 circuits"):
+        circuit_robustness(toy, ioi, ranking="random", size=0.02)
     with pytest.raises(TaskError, match="has no tag 'colour'"):
         circuit_robustness(toy, ioi, template="colour")

@@ -10,6 +10,7 @@ from probe.core.registry import METHODS
 from probe.core.task import Encoded, Task
 from probe.methods.circuits import (  # noqa: F401  (registered by being imported)
     acdc,
+    circuit_benchmark,
     eap,
     eap_ig,
     edge_patching,
@@ -105,6 +106,15 @@ def test_the_known_circuit_is_faithful_and_the_rest_of_the_model_is_not(known: K
     assert run(model, task, edges=whole)["value"].mean() == pytest.approx(1, abs=0.05)
     rest = [e for e in Circuit.full(graph).edges if e not in whole]
     assert abs(run(model, task, edges=rest)["value"].mean()) < 0.05
+
+
+def test_rankings_that_find_it_are_nearer_the_model_than_chance(known: Known) -> None:
+    _, model, task, _ = known
+    frame = METHODS.get("circuit_benchmark").function(
+        model, task, rankings=["eap", "random"], select="greedy"
+    )
+    distance = frame[frame["measure"] == "CMD"].set_index("ranking")["value"]
+    assert distance["eap"] < distance["random"] / 2
 
 
 def test_acdc_keeps_the_circuit_and_little_else(known: Known) -> None:

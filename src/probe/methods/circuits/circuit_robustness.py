@@ -85,7 +85,7 @@ def circuit_robustness(
     worse.
 
     Raises:
-        OptionError: Nothing to vary.
+        OptionError: Nothing to vary, or circuits that are all empty.
         TaskError: A tag that a prompt does not have.
 
     Cost: that of the ranking and of ``circuit_benchmark``, for each choice.
@@ -119,6 +119,11 @@ def circuit_robustness(
             found.append(_one(model, part, ranking, size, select, {**usual, **choice.options}))
             if report(done, len(choices), "runs") is False:
                 break
+    if not any(circuit.n_edges for circuit, _ in found):
+        raise OptionError(
+            f"no edge is on a way from the input to the logits in any of {len(found)} circuits",
+            expected=f"a share of the edges larger than size={size}",
+        )
     names = [choice.varied for choice in choices[: len(found)]]
     parts = [_shares("all", found)]
     for name in dict.fromkeys(names):
