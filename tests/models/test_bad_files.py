@@ -73,7 +73,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is not JSON"
     ),
     "config of no object": (
-        lambda f: (f / "config.json").write_text("[]"), "could not be loaded"
+        lambda f: (f / "config.json").write_text("[]"), "config.json holds a list"
     ),
     "config of no type": (
         lambda f: (f / "config.json").write_text("{}"), "Should have a `model_type` key"

@@ -128,6 +128,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
         found = json.loads(config.read_text("utf-8"))
     except ValueError as error:
         raise ModelError(f"{config} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"{config} holds a {type(found).__name__}", expected="an object of names and values"
+        )
     if not list(folder.glob("*.safetensors")):
         pickled = [p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern)]
         if pickled:
