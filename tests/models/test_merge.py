@@ -321,10 +321,11 @@ def test_the_command_line_merges_too(three: tuple[Path, ...], tmp_path: Path) ->
 # --- memory --------------------------------------------------------------------------------------
 
 _PEAK = """
-import resource, sys
+import sys
+from probe.core.provenance import peak_bytes
 from probe.models.merge import merge
 merge(sys.argv[2:], base="smollm2", out=sys.argv[1], how="ties", keep=0.2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_bytes() // 2**20)
 """
 
 
