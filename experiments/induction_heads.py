@@ -256,6 +256,8 @@ def steepens(curve: pd.DataFrame, begin: int, end: int) -> bool:
     Slopes a step, of the loss smoothed over three checkpoints, where these are evenly spaced.
     """
     late = curve[(curve.step >= 50) & (curve.step % 50 == 0)]
+    if len(late) < 2:
+        return False
     slope = -np.gradient(late.loss.rolling(3, center=True, min_periods=1).mean(), late.step)
     inside = slope[(late.step >= begin) & (late.step <= end)]
     before = slope[late.step < begin][-3:]

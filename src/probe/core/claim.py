@@ -23,7 +23,7 @@ moved after a number was seen.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,10 +102,11 @@ class Measured:
         return self.holds(line) and line.holds(self.low) and line.holds(self.high)
 
 
-def over_seeds(values: Sequence[int | float] | np.ndarray) -> Measured:
-    """The median over seeds of our own training, one value a seed."""
-    found = over_examples(values, np.median, of="seeds")
-    return Measured(found.value, found.low, found.high, found.n, "seeds", tuple(map(float, values)))
+def over_seeds(values: Iterable[Any]) -> Measured:
+    """The median over seeds of our own training, one number a seed."""
+    each = tuple(float(value) for value in values)
+    found = over_examples(each, np.median, of="seeds")
+    return Measured(found.value, found.low, found.high, found.n, "seeds", each)
 
 
 def over_examples(
