@@ -29,7 +29,7 @@ def recovery(
 
     >>> import torch
     >>> true = torch.tensor([[0.0, 2.0, 0.0], [1.0, 1.0, 0.0]])
-    >>> recovery(torch.eye(3), true).value.round(3).tolist()
+    >>> [round(x, 3) for x in recovery(torch.eye(3), true).value]
     [1.0, 0.707]
     """
     rows = unit_rows(found if isinstance(found, Tensor) else found.W_dec)
