@@ -1,6 +1,7 @@
 """Several fine-tuned models into one folder: linear, SLERP, task arithmetic, TIES, DARE."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def merge(
 # --- the rules -----------------------------------------------------------------------------------
 
 
-class _Recipe(BaseModel):
+class _Recipe(BaseModel, ABC):
     """The options of one rule, and how it makes a slice of the outcome."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -92,8 +93,9 @@ class _Recipe(BaseModel):
     def needs_base(self) -> bool:
         return True
 
+    @abstractmethod
     def maker(self, aligned: Aligned) -> Make:
-        raise NotImplementedError
+        """How a slice of a tensor is made of those of the models."""
 
 
 class _Linear(_Recipe):

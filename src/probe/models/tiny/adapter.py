@@ -20,6 +20,7 @@ from transformer_lens.model_bridge.generalized_components import (
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.supported_architectures.llama import LlamaArchitectureAdapter
 
+from probe.core.site import KINDS
 from probe.models.tiny.architecture import TinyForCausalLM
 
 
@@ -48,7 +49,7 @@ class TinyAdapter(LlamaArchitectureAdapter):
             )
         block = BlockBridge(name="model.layers", submodules=parts)
         if self.cfg.attn_only:
-            absent = ("hook_resid_mid", "hook_mlp_out")
+            absent = {KINDS[kind].hook.rsplit(".", 1)[-1] for kind in ("resid_mid", "mlp_out")}
             block.hook_aliases = {k: v for k, v in block.hook_aliases.items() if k not in absent}
         mapping["blocks"] = block
         if config.positions == "learned":
