@@ -17,7 +17,8 @@ from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.task import Encoded
 from probe.core.trace import Trace
-from probe.methods.circuit_runs import Ablation, replacement
+from probe.methods.circuit_options import Ablated
+from probe.methods.circuit_runs import replacement
 from probe.methods.edges import COLUMNS, edge_table, view_of
 
 _COLUMNS = {name: COLUMNS[name] for name in ("sender", "receiver", "into")} | {
@@ -44,9 +45,7 @@ def acdc(
     metric: Annotated[
         str, Field(description="What is read at the last token; kl compares with the whole model")
     ] = "kl",
-    ablation: Annotated[
-        Ablation, Field(description="What is read along edges left out, as in faithfulness")
-    ] = "patching",
+    ablation: Ablated = "patching",
 ) -> pd.DataFrame:
     """Which edges cannot be left out, when those before them already have been?
 

@@ -13,7 +13,8 @@ from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
-from probe.methods.circuit_runs import MIB_SIZES, Ablation, Bench
+from probe.methods.circuit_options import Ablated
+from probe.methods.circuit_runs import MIB_SIZES, Bench
 from probe.methods.curves import Axis, cmd, cpr, curves, resampled
 from probe.methods.discovery import Ranking, ranked
 from probe.methods.patching import Direction
@@ -49,9 +50,7 @@ def circuit_benchmark(
     select: Annotated[
         Select, Field(description="How edges are chosen: top, signed or greedy, as in faithfulness")
     ] = "top",
-    ablation: Annotated[
-        Ablation, Field(description="What is read along edges left out, as in faithfulness")
-    ] = "patching",
+    ablation: Ablated = "patching",
     axis: Annotated[
         Axis, Field(description="Integrate over size (linear) or its logarithm (log)")
     ] = "linear",

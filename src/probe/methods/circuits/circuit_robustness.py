@@ -17,9 +17,10 @@ from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
+from probe.methods.circuit_options import Ranked, Selected
 from probe.methods.circuit_runs import MIB_SIZES, Ablation, Bench
 from probe.methods.curves import cpr, curves
-from probe.methods.discovery import Ranking, ranked
+from probe.methods.discovery import ranked
 from probe.methods.patching import Direction
 
 _COLUMNS = {
@@ -52,11 +53,9 @@ def circuit_robustness(
     model: Model,
     encoded: Encoded,
     *,
-    ranking: Annotated[Ranking, Field(description="What ranks the edges")] = "eap",
+    ranking: Ranked = "eap",
     size: Annotated[float, Field(gt=0, le=1, description="Share of all edges selected")] = 0.05,
-    select: Annotated[
-        Select, Field(description="How edges are selected: top, signed or greedy")
-    ] = "greedy",
+    select: Selected = "greedy",
     metrics: Annotated[
         Sequence[str],
         Field(description="Metrics to try; the first is used when others vary", min_length=1),

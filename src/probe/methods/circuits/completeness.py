@@ -7,15 +7,15 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from probe.core.circuit import Circuit, Select
+from probe.core.circuit import Circuit
 from probe.core.errors import OptionError
 from probe.core.model import Model
 from probe.core.progress import Report, progress_bar
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
-from probe.methods.circuit_runs import Ablation, Bench, chosen_circuit
-from probe.methods.discovery import Ranking
+from probe.methods.circuit_options import Ablated, Edges, Ranked, Selected
+from probe.methods.circuit_runs import Bench, chosen_circuit
 
 _COLUMNS = {
     "batch": "prompt pair",
@@ -40,23 +40,16 @@ def completeness(
     model: Model,
     encoded: Encoded,
     *,
-    edges: Annotated[
-        list[str] | None,
-        Field(description="The circuit's edges; by default what a ranking selects"),
-    ] = None,
-    ranking: Annotated[Ranking, Field(description="What ranks the edges")] = "eap",
+    edges: Edges = None,
+    ranking: Ranked = "eap",
     size: Annotated[float, Field(gt=0, le=1, description="Share of all edges selected")] = 0.1,
-    select: Annotated[
-        Select, Field(description="How edges are selected: top, signed or greedy")
-    ] = "greedy",
+    select: Selected = "greedy",
     search: Annotated[
         Literal["random", "greedy"],
         Field(description="Sets of nodes: drawn, or grown by the node that widens the gap most"),
     ] = "random",
     draws: Annotated[int, Field(ge=1, description="Sets drawn, or nodes of the largest set")] = 8,
-    ablation: Annotated[
-        Ablation, Field(description="What is read along edges left out, as in faithfulness")
-    ] = "patching",
+    ablation: Ablated = "patching",
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
     steps: Annotated[int, Field(ge=1, description="Steps of eap_ig")] = 5,
     seed: Annotated[int, Field(description="Random seed of the sets")] = 0,

@@ -11,11 +11,11 @@ from probe.core.model import Model
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
+from probe.methods.circuit_options import Directed, Signed
 from probe.methods.discovery import GradientAt, eap_scores
 from probe.methods.edges import (
     COLUMNS,
     Level,
-    Sign,
     edge_table,
     factor_of,
     neuron_scores,
@@ -23,7 +23,6 @@ from probe.methods.edges import (
     node_table,
     view_of,
 )
-from probe.methods.patching import Direction
 
 _COLUMNS = COLUMNS | {
     "value": "first-order score, mean over prompts, in the metric's unit; what its sign says is "
@@ -44,12 +43,7 @@ def eap(
         Level, Field(description="What is scored: edges, nodes, or neurons and head dimensions")
     ] = "edge",
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
-    direction: Annotated[
-        Direction,
-        Field(
-            description="noise: corrupted into the clean run; denoise: clean into the corrupted run"
-        ),
-    ] = "noise",
+    direction: Directed = "noise",
     gradient: Annotated[
         GradientAt,
         Field(
@@ -57,13 +51,7 @@ def eap(
             "both (their mean, called clean-corrupted)"
         ),
     ] = "base",
-    sign: Annotated[
-        Sign,
-        Field(
-            description="support: positive where the edge upholds the clean metric; effect: the "
-            "change of the metric when the edge is patched"
-        ),
-    ] = "support",
+    sign: Signed = "support",
 ) -> pd.DataFrame:
     """How much does each edge between components matter, to first order?
 

@@ -11,9 +11,9 @@ from probe.core.model import Model
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
+from probe.methods.circuit_options import Directed, Signed
 from probe.methods.discovery import Variant, ig_scores
-from probe.methods.edges import COLUMNS, Sign, edge_table, factor_of, node_table, view_of
-from probe.methods.patching import Direction
+from probe.methods.edges import COLUMNS, edge_table, factor_of, node_table, view_of
 
 _COLUMNS = {name: COLUMNS[name] for name in ("sender", "receiver", "into", "node", "layer")} | {
     "value": "score with averaged slopes, mean over prompts, in the metric's unit; what its sign "
@@ -44,19 +44,8 @@ def eap_ig(
         Literal["edge", "node"], Field(description="What is scored: edges or nodes")
     ] = "edge",
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
-    direction: Annotated[
-        Direction,
-        Field(
-            description="noise: corrupted into the clean run; denoise: clean into the corrupted run"
-        ),
-    ] = "noise",
-    sign: Annotated[
-        Sign,
-        Field(
-            description="support: positive where the edge upholds the clean metric; effect: the "
-            "change of the metric when the edge is patched"
-        ),
-    ] = "support",
+    direction: Directed = "noise",
+    sign: Signed = "support",
 ) -> pd.DataFrame:
     """How much does each edge matter, with slopes averaged between the two runs?
 

@@ -19,17 +19,16 @@ from probe.core.registry import method
 from probe.core.site import Site
 from probe.core.task import Encoded
 from probe.core.trace import Trace
+from probe.methods.circuit_options import Directed, Signed
 from probe.methods.edges import (
     COLUMNS,
     WRITES,
     Gap,
-    Sign,
     edge_table,
     factor_of,
     slope_sites,
     view_of,
 )
-from probe.methods.patching import Direction
 
 _COLUMNS = {name: COLUMNS[name] for name in ("sender", "receiver", "into")} | {
     "value": "score, mean over prompts, in the metric's unit; what its sign says is chosen by the "
@@ -49,19 +48,8 @@ def edge_patching(
         Field(description='Only edges into these: "a1.h0<q>", "m1", "logits"', min_length=1),
     ] = None,
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
-    direction: Annotated[
-        Direction,
-        Field(
-            description="noise: corrupted into the clean run; denoise: clean into the corrupted run"
-        ),
-    ] = "noise",
-    sign: Annotated[
-        Sign,
-        Field(
-            description="support: positive where the edge upholds the clean metric; effect: the "
-            "change of the metric when the edge is patched"
-        ),
-    ] = "support",
+    direction: Directed = "noise",
+    sign: Signed = "support",
 ) -> pd.DataFrame:
     """What does each edge do, run by run and exactly?
 

@@ -5,15 +5,14 @@ from typing import Annotated
 import pandas as pd
 from pydantic import Field
 
-from probe.core.circuit import Select
 from probe.core.errors import OptionError
 from probe.core.model import Model
 from probe.core.progress import progress_bar
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
-from probe.methods.circuit_runs import Ablation, Bench, chosen_circuit
-from probe.methods.discovery import Ranking
+from probe.methods.circuit_options import Ablated, Edges, Ranked, Selected
+from probe.methods.circuit_runs import Bench, chosen_circuit
 
 _COLUMNS = {
     "batch": "prompt pair",
@@ -30,22 +29,15 @@ def minimality(
     model: Model,
     encoded: Encoded,
     *,
-    edges: Annotated[
-        list[str] | None,
-        Field(description="The circuit's edges; by default what a ranking selects"),
-    ] = None,
-    ranking: Annotated[Ranking, Field(description="What ranks the edges")] = "eap",
+    edges: Edges = None,
+    ranking: Ranked = "eap",
     size: Annotated[float, Field(gt=0, le=1, description="Share of all edges selected")] = 0.1,
-    select: Annotated[
-        Select, Field(description="How edges are selected: top, signed or greedy")
-    ] = "greedy",
+    select: Selected = "greedy",
     without: Annotated[
         list[str] | None,
         Field(description="Nodes out from the start, such as what a node is a back-up of"),
     ] = None,
-    ablation: Annotated[
-        Ablation, Field(description="What is read along edges left out, as in faithfulness")
-    ] = "patching",
+    ablation: Ablated = "patching",
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
     steps: Annotated[int, Field(ge=1, description="Steps of eap_ig")] = 5,
 ) -> pd.DataFrame:
