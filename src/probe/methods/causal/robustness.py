@@ -1,7 +1,6 @@
 """Does a finding survive another choice: one sweep over metrics, directions, prompts and seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from probe.core.model import Model
 from probe.core.registry import METHODS, Method, method
 from probe.core.result import View
 from probe.core.task import Encoded
+from probe.methods.variants import Variant, by_tag
 
 _COLUMNS = {
     "varied": "what was chosen otherwise; all counts every run once",
@@ -30,15 +30,6 @@ _COLUMNS = {
 }
 _CELL = ("sender", "layer", "head", "pos", "neuron", "part")
 _REMEDY = "probe.methods() names each method's options"
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """One run: what is varied in it, the options that say so, and which prompts."""
-
-    varied: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[int] | None = None
 
 
 @method(
@@ -106,7 +97,7 @@ def robustness(
     tried = {"metric": metrics, "direction": directions, "ablations": ablations}
     variants = [
         *_by_option(chosen, given, tried),
-        *(_by_tag(encoded, template) if template else ()),
+        *(by_tag(encoded, template) if template else ()),
         *_by_half(encoded, seeds, seed),
     ]
     if len(variants) < 2:
@@ -128,7 +119,7 @@ def _method(name: str) -> Method:
 
 def _by_option(
     chosen: Method, given: Mapping[str, Any], tried: Mapping[str, Sequence[str] | None]
-) -> Iterator[_Variant]:
+) -> Iterator[Variant]:
     for name, values in tried.items():
         if values is not None and name not in chosen.options.model_fields:
             raise OptionError(
@@ -136,20 +127,10 @@ def _by_option(
                 remedy=nearest(name, chosen.options.model_fields),
             )
         for value in values or ():
-            yield _Variant(name, {name: [value] if name == "ablations" else value})
+            yield Variant(name, {name: [value] if name == "ablations" else value})
 
 
-def _by_tag(encoded: Encoded, tag: str) -> Iterator[_Variant]:
-    values: dict[str, list[int]] = {}
-    for row, prompt in enumerate(encoded.task.prompts):
-        if tag not in prompt.tags:
-            raise TaskError(f"prompt {row} has no tag {tag!r}", remedy=nearest(tag, prompt.tags))
-        values.setdefault(prompt.tags[tag], []).append(row)
-    for rows in values.values():
-        yield _Variant(tag, rows=rows)
-
-
-def _by_half(encoded: Encoded, seeds: int, seed: int) -> Iterator[_Variant]:
+def _by_half(encoded: Encoded, seeds: int, seed: int) -> Iterator[Variant]:
     if seeds and len(encoded) < 4:
         raise TaskError(
             f"random halves of {len(encoded)} prompts", expected="at least 4", remedy="seeds=0"
@@ -157,15 +138,15 @@ def _by_half(encoded: Encoded, seeds: int, seed: int) -> Iterator[_Variant]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(seeds):
         order = torch.randperm(len(encoded), generator=generator)
-        yield _Variant("seed", rows=sorted(order[: len(encoded) // 2].tolist()))
+        yield Variant("seed", rows=sorted(order[: len(encoded) // 2].tolist()))
 
 
 def _effects(
-    chosen: Method, model: Model, encoded: Encoded, given: Mapping[str, Any], variant: _Variant
+    chosen: Method, model: Model, encoded: Encoded, given: Mapping[str, Any], variant: Variant
 ) -> pd.Series:
     """Each cell's mean effect in one run."""
     parsed = chosen.parse({**given, **variant.options})
-    part = encoded if variant.rows is None else encoded.rows(variant.rows)
+    part = variant.of(encoded)
     spelt = {name: getattr(parsed, name) for name in type(parsed).model_fields}
     frame = chosen.function(model, part, **spelt)
     axes = [name for name in _CELL if name in chosen.view_for(parsed).axes]

@@ -1,7 +1,6 @@
 """Whether another choice would have found another circuit."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from pydantic import Field
 
 from probe.core.circuit import Circuit, Select, mean_jaccard
-from probe.core.errors import OptionError, TaskError, nearest
+from probe.core.errors import OptionError
 from probe.core.graph import Graph
 from probe.core.model import Model
 from probe.core.progress import progress_bar
@@ -22,6 +21,7 @@ from probe.methods.circuit_runs import MIB_SIZES, Ablation, Bench
 from probe.methods.curves import cpr, curves
 from probe.methods.discovery import ranked
 from probe.methods.patching import Direction
+from probe.methods.variants import Variant, by_tag
 
 _COLUMNS = {
     "varied": "what was chosen otherwise; all counts every run once",
@@ -33,15 +33,6 @@ _COLUMNS = {
     "cpr_high": "highest of them",
     "n": "number of runs",
 }
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """One run: what is chosen otherwise in it, and how."""
-
-    varied: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    rows: Sequence[int] | None = None
 
 
 @method(
@@ -104,9 +95,9 @@ def circuit_robustness(
     }
     tried = {"metric": metrics, "direction": directions, "ablation": ablations, "steps": steps}
     choices = [
-        *(_Choice(name, {name: value}) for name, values in tried.items() if len(values) > 1
+        *(Variant(name, {name: value}) for name, values in tried.items() if len(values) > 1
           for value in values),
-        *(_by_tag(encoded, template) if template else ()),
+        *(by_tag(encoded, template) if template else ()),
         *_resampled(encoded, resamples, seed),
     ]  # fmt: skip
     if len(choices) < 2:
@@ -114,7 +105,7 @@ def circuit_robustness(
     found = []
     with progress_bar("robustness") as report:
         for done, choice in enumerate(choices, 1):
-            part = encoded if choice.rows is None else encoded.rows(choice.rows)
+            part = choice.of(encoded)
             found.append(_one(model, part, ranking, size, select, {**usual, **choice.options}))
             if report(done, len(choices), "runs") is False:
                 break
@@ -152,21 +143,11 @@ def _one(
     return circuit.select(size, select), float(cpr(MIB_SIZES, shares))
 
 
-def _by_tag(encoded: Encoded, tag: str) -> Iterator[_Choice]:
-    values: dict[str, list[int]] = {}
-    for row, prompt in enumerate(encoded.task.prompts):
-        if tag not in prompt.tags:
-            raise TaskError(f"prompt {row} has no tag {tag!r}", remedy=nearest(tag, prompt.tags))
-        values.setdefault(prompt.tags[tag], []).append(row)
-    for rows in values.values():
-        yield _Choice(tag, rows=rows)
-
-
-def _resampled(encoded: Encoded, n: int, seed: int) -> Iterator[_Choice]:
+def _resampled(encoded: Encoded, n: int, seed: int) -> Iterator[Variant]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n):
         rows = torch.randint(len(encoded), (len(encoded),), generator=generator)
-        yield _Choice("prompts", rows=sorted(rows.tolist()))
+        yield Variant("prompts", rows=sorted(rows.tolist()))
 
 
 def _shares(varied: str, runs: Sequence[tuple[Circuit, float]]) -> pd.DataFrame:
