@@ -13,7 +13,7 @@ from probe.core.edit import Edit, patch, scale, steer
 from probe.core.metric import METRICS, get_metric
 from probe.core.site import Site
 from probe.core.task import Encoded
-from probe.models import replay
+from probe.models import plan, recorded, replay
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
 from probe.tasks import load_task
@@ -141,12 +141,12 @@ def test_edits_at_several_sites_are_made_as_the_pass_reaches_them() -> None:
 # --- what is not run -----------------------------------------------------------------------------
 
 
-def planned(name: str, sets: list[list[Edit]], base: str = "corrupted") -> list[replay.Row]:
+def planned(name: str, sets: list[list[Edit]], base: str = "corrupted") -> list[plan.Row]:
     model = model_of(name)
     encoded = pairs_for(model)
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
-    run = replay.record(model, tokens, encoded.lengths)
-    return replay.plan(model, run, [replay._settled(model, edits, True) for edits in sets])
+    run = recorded.record(model, tokens, encoded.lengths)
+    return plan.plan(model, run, [plan.settled(model, edits, True) for edits in sets])
 
 
 @pytest.mark.parametrize("kind", ["resid_pre", "resid_post", "mlp_out", "q", "pattern"])
@@ -233,12 +233,12 @@ def test_groups_of_starts_cost_the_least_they_can() -> None:
     for _ in range(20):
         width = int(torch.randint(3, 60, (), generator=generator))
         starts = torch.randint(0, width, (8,), generator=generator).tolist()
-        rows = [replay.Row(i, 0, 0, start, ()) for i, start in enumerate(starts[:5])]
-        rows += [replay.Row(0, i, 0, start, ()) for i, start in enumerate(starts[5:8] * 20)]
-        groups = replay._by_start(rows, width)
+        rows = [plan.Row(i, 0, 0, start, ()) for i, start in enumerate(starts[:5])]
+        rows += [plan.Row(0, i, 0, start, ()) for i, start in enumerate(starts[5:8] * 20)]
+        groups = plan.by_start(rows, width)
         assert sorted(map(id, rows)) == sorted(id(row) for _, group in groups for row in group)
         assert all(row.start >= start for start, group in groups for row in group)
-        ours = sum(replay._CHUNK_OVERHEAD + len(group) * (width - s) for s, group in groups)
+        ours = sum(plan.CHUNK_OVERHEAD + len(group) * (width - s) for s, group in groups)
         assert ours == _cheapest(tuple(sorted(row.start for row in rows)), width)
 
 
@@ -249,7 +249,7 @@ def _cheapest(starts: tuple[int, ...], width: int) -> float:
     for cuts in range(2 ** (len(marks) - 1)):
         firsts = [m for i, m in enumerate(marks) if i == 0 or cuts >> (i - 1) & 1]
         heads = [max(first for first in firsts if first <= start) for start in starts]
-        best = min(best, len(firsts) * replay._CHUNK_OVERHEAD + sum(width - h for h in heads))
+        best = min(best, len(firsts) * plan.CHUNK_OVERHEAD + sum(width - h for h in heads))
     return best
 
 
@@ -286,7 +286,7 @@ def test_blocks_that_resume_wrongly_are_found_at_load(monkeypatch: pytest.Monkey
     def forgets_the_order(self: Any, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> Any:
         return torch.cat([self._keys.flip(2), keys], 2), torch.cat([self._values, values], 2)
 
-    monkeypatch.setattr(replay._Frozen, "update", forgets_the_order)
+    monkeypatch.setattr(recorded.Frozen, "update", forgets_the_order)
     found = replay.examine(model)
     assert found["resumes"] is False
     assert found["resume gap"] > 1e-3

@@ -16,7 +16,7 @@ from probe.core.edit import Edit, ablate, patch
 from probe.core.site import Site
 from probe.core.task import Encoded, Task
 from probe.core.trace import Trace
-from probe.models import replay
+from probe.models import plan, recorded
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
 
@@ -150,9 +150,9 @@ def test_patching_nothing_is_the_unedited_run(data: Any) -> None:
         want = run_of(model, encoded, base)
         torch.testing.assert_close(ours, want.expand_as(ours), **CLOSE)
         tokens = encoded.clean if base == "clean" else encoded.corrupted
-        run = replay.record(model, tokens, encoded.lengths)
+        run = recorded.record(model, tokens, encoded.lengths)
         inside = [edits for edits in same if edits[0].site.kind not in OUTSIDE]
-        assert replay.plan(model, run, inside) == []
+        assert plan.plan(model, run, inside) == []
 
 
 @few
@@ -177,8 +177,8 @@ def test_patching_before_the_first_difference_changes_nothing(data: Any) -> None
             sets.append([patch(site, clean[site], **{_axis(site): before})])
     ours = model.sweep(encoded, sets)
     torch.testing.assert_close(ours, run_of(model, encoded, "corrupted").expand_as(ours), **CLOSE)
-    run = replay.record(model, encoded.corrupted, encoded.lengths)
-    assert replay.plan(model, run, sets) == []
+    run = recorded.record(model, encoded.corrupted, encoded.lengths)
+    assert plan.plan(model, run, sets) == []
 
 
 @few

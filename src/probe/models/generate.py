@@ -13,7 +13,8 @@ from probe.core.edit import Edit, by_site
 from probe.core.errors import EditError, ModelError, OptionError, ProbeWarning, nearest
 from probe.core.model import Generation
 from probe.core.site import Site
-from probe.models.replay import check_edit, plain_cache
+from probe.models.plan import check_edit
+from probe.models.recorded import plain_cache
 
 if TYPE_CHECKING:
     from probe.models.bridge import BridgeModel

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probe.core.errors import ModelError, OptionError
 from probe.core.model import Generation
-from probe.models.replay import plain_cache
+from probe.models.recorded import plain_cache
 
 if TYPE_CHECKING:
     from probe.models.bridge import BridgeModel

@@ -12,7 +12,7 @@ from probe.core.decompose import written_by_heads
 from probe.core.graph import Graph
 from probe.core.site import Site
 from probe.core.trace import Trace
-from probe.models import replay
+from probe.models.recorded import Run
 
 if TYPE_CHECKING:
     from probe.models.bridge import BridgeModel
@@ -38,7 +38,7 @@ class Runs:
         start: First position at which the two differ.
     """
 
-    base: replay.Run
+    base: Run
     wrote: Trace
     other: Trace | None
     start: int

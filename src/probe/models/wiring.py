@@ -28,6 +28,7 @@ from probe.core.site import Site
 from probe.core.task import Encoded
 from probe.core.trace import Trace
 from probe.models import replay
+from probe.models.recorded import Received, capture, record
 from probe.models.wires import Row, Runs, Wires
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def sweep_edges(
     resumed = model.resumes if resume is None else resume
     reader = replay.Reader(model, encoded, metric, by_head=False)
     resumed = resumed and not reader.from_logits
-    run = replay.record(model, tokens, encoded.lengths, with_cache=resumed)
+    run = record(model, tokens, encoded.lengths, with_cache=resumed)
     wrote = model.trace(encoded, SITES, corrupted=base == "corrupted")
     runs = Runs(run, wrote, other, _first_difference(wrote, other) if resumed else 0)
     unedited = reader.read(reader.ends(run), torch.arange(len(tokens)))
@@ -78,7 +79,7 @@ def sweep_edges(
     rows = _rows(graph, cut, len(tokens), resumed)
     for row in rows:
         values[row.cell, row.example] = torch.nan
-    done, received = 0, replay.capture(model, run, runs.start) if resumed and rows else []
+    done, received = 0, capture(model, run, runs.start) if resumed and rows else []
     per_row = len(graph.senders) * (tokens.shape[1] - runs.start) * graph.d_model
     size = max(1, chunk_bytes // (per_row * wrote["z", 0].element_size()))
     with replay.interruptible(len(rows), lambda: done):
@@ -141,7 +142,7 @@ def _rows(graph: Graph, cut: Tensor, n: int, resumed: bool) -> list[Row]:
     return sorted(rows, key=lambda row: row.layer)
 
 
-def _walk(wires: Wires, received: Sequence[replay.Received]) -> Float[Tensor, "rows pos d_model"]:
+def _walk(wires: Wires, received: Sequence[Received]) -> Float[Tensor, "rows pos d_model"]:
     """Move rows through the blocks together; each joins at its own."""
     model, runs, joined = wires.model, wires.runs, 0
     width = runs.base.tokens.shape[1] - runs.start
