@@ -28,6 +28,7 @@ ELSEWHERE = re.compile(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//|url\
 
 NEEDED: dict[str, dict[str, Any]] = {
     "causal_tracing": {"subject": "{place}", "draws": 2},
+    "circuit_robustness": {"metrics": ["logit_diff"], "directions": ["noise"], "resamples": 2},
     "feature_activations": {"dictionary": "toy"},
     "feature_attribution": {"dictionary": "toy", "top": 4, "random": 2},
     "feature_circuit": {"dictionaries": ["toy.0", "toy.1"], "top": 3},
@@ -38,7 +39,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "sparse_probe": {"k": [1], "layers": [1]},
     "robustness": {"seeds": 0},
 }
-"""Options without which a method says nothing of two prompts of ``ioi``."""
+"""Options without which a method says nothing of two prompts of ``ioi``, or says it slowly."""
 
 LEARN = {"linear_probe", "sparse_probe", "das", "erasure"}
 """Methods that learn from all prompts, so that one alone would say something else, or nothing."""

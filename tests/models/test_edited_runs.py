@@ -12,6 +12,8 @@ from probe.core.errors import EditError, ProbeWarning, SiteError
 from probe.core.site import KINDS, Site
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # left to make test
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 A, B = torch.tensor([[3, 4, 5, 6, 7]]), torch.tensor([[3, 9, 5, 8, 2]])
 # TransformerLens says that an edited norm is computed by other operations, in the same formula.

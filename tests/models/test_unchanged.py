@@ -13,6 +13,8 @@ from probe.core.metric import Metric
 from probe.core.task import Encoded, Task
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # left to make test
+
 PAIRS = [
     {"clean": "t3 t4 t5", "corrupted": "t3 t6 t5", "answer": "t7", "wrong_answer": "t8"},
     {"clean": "t9 t4 t5 t6", "corrupted": "t9 t6 t5 t6", "answer": "t8", "wrong_answer": "t7"},

@@ -16,6 +16,8 @@ from probe.methods.attention.attention_contribution import (
 from probe.models.handbuilt import LAYOUTS, induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 PAIRS = [
     {"clean": "t3 t4 t5 t6 t7 t8 t9 t3 t4", "answer": "t5", "wrong_answer": "t6"},
     {"clean": "t10 t11 t12 t13", "answer": "t14", "wrong_answer": "t3"},

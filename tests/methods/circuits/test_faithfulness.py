@@ -19,6 +19,8 @@ from probe.methods.discovery import ranked
 from probe.models.bridge import BridgeModel
 from probe.tasks import load_task
 
+pytestmark = pytest.mark.slow  # left to make test
+
 ABLATIONS = ["patching", "zero", "mean", "mean_by_position"]
 
 

@@ -21,6 +21,8 @@ from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import LAYOUTS, HandBuilt, induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 SIZE = 16
 
 

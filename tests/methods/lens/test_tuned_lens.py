@@ -12,6 +12,8 @@ from probe.methods.lens.logit_lens import logit_lens
 from probe.methods.lens.tuned_lens import tuned_lens
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 fit_tuned_lens = fitting.fit_tuned_lens
 CORPUS = torch.randint(3, 555, (40, 24), generator=torch.Generator().manual_seed(0))
 

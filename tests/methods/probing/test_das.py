@@ -13,6 +13,8 @@ from probe.methods.alignment import learn_subspace, random_subspace, swapped
 from probe.methods.probing.das import das
 from probe.models.bridge import BridgeModel
 
+pytestmark = pytest.mark.slow  # left to make test
+
 
 @pytest.fixture(scope="module")
 def model() -> BridgeModel:

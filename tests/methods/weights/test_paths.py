@@ -15,6 +15,8 @@ from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import LAYOUTS, induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 FAMILIES = ["gpt2", "neox", "qwen2", "gemma3", "mixtral"]
 
 

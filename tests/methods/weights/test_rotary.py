@@ -15,6 +15,8 @@ from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 WORDS = ["t5 t9 t30 t31 t12 t9", "t7 t8 t9 t10"]
 ROTATING = ["neox", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mixtral"]
 

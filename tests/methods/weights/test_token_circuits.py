@@ -19,6 +19,8 @@ from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import LAYOUTS, induction_model
 from probe.models.load import load_model
 
+pytestmark = pytest.mark.slow  # left to make test
+
 ROTATING = ["neox", "qwen2", "qwen3", "gemma2", "phi3"]
 
 
