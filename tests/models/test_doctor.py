@@ -86,7 +86,7 @@ def test_heads_in_another_order(model: BridgeModel, monkeypatch: pytest.MonkeyPa
 def test_a_bridge_whose_edits_reach_nothing(
     model: BridgeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "_edit_hooks", lambda *_: [])
+    monkeypatch.setattr(model, "edit_hooks", lambda *_: [])
     assert failed(model) == {"changing a pattern changes the logits"}
 
 

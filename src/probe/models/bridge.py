@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from probe.core.errors import (
     TaskError,
 )
 from probe.core.metric import Metric, get_metric
-from probe.core.model import Dims, Generation, NormPlace, site_shape
+from probe.core.model import Dims, Generation, NormPlace
 from probe.core.norms import LinearNorm
 from probe.core.progress import Report
 from probe.core.rotary import Scoring
@@ -28,8 +28,9 @@ from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded, pad
 from probe.core.tokens import Tokenizer
 from probe.core.trace import Trace
-from probe.models import doctor, replay, scoring, wiring
+from probe.models import doctor, points, replay, scoring, wiring
 from probe.models.generate import generate as _generate
+from probe.models.gradients import gradients as _gradients
 from probe.models.hooks import Hook, Stop, as_torch_hook, placed
 from probe.models.recorder import Recorder
 from probe.models.sample import sample as _sample
@@ -50,7 +51,8 @@ class BridgeModel:
         self.device = next(self._hf.parameters()).device
         self.dtype = next(self._hf.parameters()).dtype
         self.health: dict[str, object] = {}
-        self._points = self._find_points()
+        self._points = points.named(bridge.hook_dict, dims)
+        self._points = points.firing(self, self._points)
         self.sites = frozenset(site.kind for site in self._points)
         self._inert: frozenset[str] = frozenset()
         like = torch.zeros((), device=self.device, dtype=self.dtype)
@@ -115,7 +117,7 @@ class BridgeModel:
 
         Cost: one forward pass over the prompts, stopped after the last site.
         """
-        tokens, lengths = self._read(prompts, corrupted)
+        tokens, lengths = self.tokens_of(prompts, corrupted)
         wanted = [self.known(site).whole for site in expand_sites(sites, self.dims.n_layers)]
         if not wanted:
             raise SiteError("no site was asked for", remedy='sites=["resid_post"]')
@@ -132,7 +134,7 @@ class BridgeModel:
             with contextlib.suppress(Stop):
                 self.run_raw(
                     tokens[rows],
-                    self._edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
+                    self.edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
                     lengths=lengths[rows],
                 )
         strings = tuple(
@@ -141,7 +143,8 @@ class BridgeModel:
         )
         return Trace(recorder.values, tokens, lengths, recorder.positions, strings)
 
-    def _read(self, prompts: Any, corrupted: bool) -> tuple[Tensor, Tensor]:
+    def tokens_of(self, prompts: Any, corrupted: bool) -> tuple[Tensor, Tensor]:
+        """Token ids of prompts in whatever form they are given, and how many of each are real."""
         if isinstance(prompts, Encoded):
             return prompts.need_corrupted() if corrupted else prompts.clean, prompts.lengths
         if isinstance(prompts, Tensor):
@@ -225,7 +228,7 @@ class BridgeModel:
         self._check_tokens(tokens)
         if lengths is None:
             lengths = torch.full((len(tokens),), tokens.shape[1])
-        hooks = self._edit_hooks(edits, lengths, quiet)
+        hooks = self.edit_hooks(edits, lengths, quiet)
         after_blocks = any(edit.site.kind == "ln_final_scale" for edit in edits)
         if not last_only or not self.reads_out or mask is not None or after_blocks:
             logits = self.run_raw(tokens, hooks, lengths=lengths, mask=mask).logits
@@ -348,9 +351,11 @@ class BridgeModel:
             for handle in handles:
                 handle.remove()
 
-    def _edit_hooks(
+    def edit_hooks(
         self, edits: Sequence[Edit], lengths: Tensor, quiet: bool = False
     ) -> list[tuple[Site, Hook]]:
+        """Hooks that make edits, each site's in the order given; one that changes nothing warns."""
+
         def hook_for(group: list[Edit]) -> Hook:
             def hook(activation: Tensor) -> Tensor:
                 for edit in group:
@@ -538,57 +543,10 @@ class BridgeModel:
 
         Cost: one forward and one backward pass.
         """
-        metric = get_metric(metric)
-        metric.check(encoded)
-        wanted = [self.editable(site).whole for site in expand_sites(sites, self.dims.n_layers)]
-        cut = {self.known(site).whole for site in expand_sites(stop_at, self.dims.n_layers)}
-        for site in (*wanted, *cut):
-            if site.kind.endswith("_scale"):  # the bridge computes it outside the graph
-                raise EditError(f"no gradient is taken by {site}", expected="a site of the stream")
-        tokens, lengths = self._read(encoded, corrupted)
-        reference = None
-        if metric.needs_reference:
-            reference = self.forward(encoded.clean, lengths=lengths, last_only=True)
-        kept: dict[Site, Tensor] = {}
-
-        def keep(site: Site) -> Hook:
-            def hook(value: Tensor) -> Tensor:
-                value = value if value.requires_grad else value.detach().requires_grad_()
-                if site.kind == "mlp_resid":  # the stream itself, which also passes the MLP by
-                    value = value.view_as(value)
-                kept[site] = value
-                return value.detach() if site in cut else value
-
-            return hook
-
-        # The graph begins at the first residual stream: weights carry no gradient.
-        first = Site("resid_pre", 0)
-        order = sorted({*wanted, *cut, first}, key=lambda site: site.order)
-        hooks = self._edit_hooks(edits, lengths, quiet=True) + [(s, keep(s)) for s in order]
-        out = self.run_raw(tokens, hooks, lengths=lengths, grad=True)
-        rows = torch.arange(len(tokens), device=out.logits.device)
-        logits = out.logits[rows, lengths.to(rows.device) - 1]
-        ids = metric.token_ids(encoded)
-        if ids is not None:
-            logits = logits.gather(1, ids.to(logits.device))
-        total = metric(logits, encoded, reference).sum()
-        if not cut and not total.requires_grad:
-            raise OptionError(
-                f"{metric.name} has no gradient", expected="a metric that varies smoothly"
-            )
-        grads: Sequence[Tensor | None] = [None] * len(wanted)
-        if total.requires_grad:  # else stop_at left nothing to differentiate by
-            grads = torch.autograd.grad(total, [kept[site] for site in wanted], allow_unused=True)
-        made = {
-            site: torch.zeros_like(kept[site]) if grad is None else grad
-            for site, grad in zip(wanted, grads, strict=True)
-        }
-        values = {site: kept[site].detach() for site in wanted}
-        strings = tuple(tuple(encoded.str_tokens(i, corrupted=corrupted)) for i in range(len(rows)))
-        return (
-            Trace(values, tokens, lengths, None, strings),
-            Trace(made, tokens, lengths, None, strings),
-        )
+        return _gradients(
+            self, encoded, sites, get_metric(metric), corrupted=corrupted, stop_at=stop_at,
+            edits=edits,
+        )  # fmt: skip
 
     def sweep(
         self,
@@ -640,64 +598,5 @@ class BridgeModel:
         self.health |= replay.examine(self) if self.dims.causal else {}
         self.checks = doctor.examine(self, reference)
         self.health |= doctor.verdict(self.checks)
-        self._inert = self._find_inert(rows)
+        self._inert = points.inert(self, self._points, rows)
         return self.checks
-
-    # --- finding out -------------------------------------------------------------------------
-
-    def _find_inert(self, tokens: Tensor) -> frozenset[str]:
-        """Kinds that are computed but not read back: editing them would change nothing."""
-        kinds = ("attn_scores", "pattern", "router")
-        points = sorted(self._points, key=lambda site: site.order, reverse=True)
-        first = {site.kind: site for site in points if site.kind in kinds}
-        plain = self.run_raw(tokens).logits
-        return frozenset(
-            kind
-            for kind, site in first.items()
-            if torch.equal(self.run_raw(tokens, [(site, lambda x: x.flip(-1))]).logits, plain)
-        )
-
-    def _find_points(self) -> dict[Site, Any]:
-        """The sites this architecture really has: those that fire with what they should."""
-        n_pos = min(5, self.dims.n_ctx)
-        tokens = torch.arange(2 * n_pos).view(2, n_pos) % self.dims.d_vocab
-        every = [Site(kind) for kind in ("embed", "ln_final_scale")]
-        every += [
-            site
-            for layer in range(self.dims.n_layers)
-            for site in expand_sites(_per_layer(layer), self.dims.n_layers)
-        ]
-        table = self._bridge.hook_dict
-        candidates = {site: table[site.hook_name] for site in every if site.hook_name in table}
-        self._points: dict[Site, Any] = candidates
-        seen: dict[Site, Tensor] = {}
-
-        def note(site: Site) -> Hook:
-            return lambda value: seen.__setitem__(site, value.detach())
-
-        self.run_raw(tokens, [(site, note(site)) for site in candidates])
-        shapes = {site: site_shape(site, self.dims, 2, n_pos) for site in candidates}
-        return {
-            site: point
-            for site, point in candidates.items()
-            if site in seen
-            and tuple(seen[site].shape) == shapes[site]
-            and _is_sound(site, seen, self.dims.causal)
-        }
-
-
-def _is_sound(site: Site, seen: Mapping[Site, Tensor], causal: bool) -> bool:
-    """Whether a point carries what its site says.
-
-    Of some encoders the bridge hands out the pattern twice; their second norm follows the MLP.
-    """
-    if site.kind == "mlp_resid" and not causal:
-        return False
-    pattern = seen.get(Site("pattern", site.layer)) if site.kind == "attn_scores" else None
-    return pattern is None or torch.allclose(seen[site].softmax(-1), pattern, rtol=0, atol=0.02)
-
-
-def _per_layer(layer: int) -> list[Site]:
-    from probe.core.site import KINDS
-
-    return [Site(name, layer) for name, kind in KINDS.items() if kind.per_layer]
