@@ -28,7 +28,12 @@ ELSEWHERE = re.compile(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//|url\
 
 NEEDED: dict[str, dict[str, Any]] = {
     "causal_tracing": {"subject": "{place}", "draws": 2},
-    "circuit_robustness": {"metrics": ["logit_diff"], "directions": ["noise"], "resamples": 2},
+    "circuit_robustness": {
+        "metrics": ["logit_diff"],
+        "directions": ["noise"],
+        "resamples": 2,
+        "size": 0.5,
+    },
     "feature_activations": {"dictionary": "toy"},
     "feature_attribution": {"dictionary": "toy", "top": 4, "random": 2},
     "feature_circuit": {"dictionaries": ["toy.0", "toy.1"], "top": 3},
