@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHUNK_OVERHEAD = 192
 """What starting one more wavefront costs, in tokens: used to merge rows of near positions."""
+_PREFIX_PER_TOKEN = 5
+"""Positions of a recorded prefix that weigh as much as one token that moves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,8 @@ def chunks(rows: Sequence[Row], width: int, budget: int) -> Iterator[tuple[int, 
     """
     for start, group in by_start(rows, width):
         group.sort(key=lambda row: (row.layer, row.cell, row.example))
-        size = max(1, budget // (width - start))
+        # A row also holds its prefix's keys and values, which are narrower than what moves.
+        size = max(1, budget // max(width - start, width // _PREFIX_PER_TOKEN))
         for first in range(0, len(group), size):
             yield start, group[first : first + size]
 
