@@ -9,6 +9,7 @@ from probe.core.errors import OptionError
 from probe.core.site import Site
 from probe.models.bridge import BridgeModel
 from probe.models.handbuilt import LAYOUTS, HandBuilt, induction_model
+from probe.models.handbuilt_compare import compare_model
 from probe.models.load import load_model
 
 
@@ -122,3 +123,23 @@ def test_a_size_at_which_it_is_not_sharp_is_refused(size: int) -> None:
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(OptionError, match='no layout "grouped"\nTry: did you mean "grouped-query"'):
         induction_model("grouped")
+
+
+def test_the_word_that_stands_twice_in_a_row_is_found_and_copied(layout: str) -> None:
+    """The mark stands where token and copied token are one, and *find* looks nowhere else."""
+    built = compare_model(layout)
+    words = torch.randperm(61, generator=torch.Generator().manual_seed(0))[:10] + 3
+    for at in (1, 4, 9):
+        row = torch.cat([torch.zeros(1, dtype=torch.long), words[: at + 1], words[at:]])
+        out = built.hf(row[None], output_attentions=True)
+        layer, head = built.heads["find"]
+        later = torch.arange(at + 2, len(row))
+        assert out.attentions[layer][0, head, later, at + 2].min() > 0.9999
+        assert out.logits[0, later].argmax(-1).eq(words[at]).all()
+
+
+def test_a_comparing_model_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"size=18\n.*multiple of 4 from 16 to 128"):
+        compare_model("multi-head", 18)
+    with pytest.raises(OptionError, match='no layout "grouped"'):
+        compare_model("grouped")

@@ -97,9 +97,10 @@ def induction_model(
         raise OptionError(f'there is no layout "{layout}"', remedy=nearest(layout, LAYOUTS))
     if not 16 <= size <= 128 or size % 4:
         raise OptionError(f"size={size}", expected="a multiple of 4 from 16 to 128")
-    build = _gpt2 if layout == "multi-head" else _llama
-    hf = build(size, sharpness, eps)
     own = layout == "multi-head"
+    build = learned_positions if own else rotary_positions
+    second = _induction_learned if own else _induction_rotary
+    hf = build(size, sharpness, eps, second(size, sharpness))
     first, second = ("a0.h2", "a1.h1") if own else ("a0.kv1", "a1.kv0")
     return HandBuilt(
         hf=hf.eval().requires_grad_(False),
@@ -116,13 +117,17 @@ def induction_model(
 # --- learned positions, a key and a value for each head ---------------------------------------
 
 
-def _gpt2(size: int, sharpness: float, eps: float) -> Any:
+def learned_positions(
+    size: int, sharpness: float, eps: float, second: Block, *, n_inner: int = 4
+) -> Any:
+    """GPT-2 whose layer 0 copies the token before; its layer 1 is given."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     width = 4 * size
     config = GPT2Config(
-        vocab_size=size, n_positions=size, n_embd=width, n_layer=2, n_head=_HEADS, n_inner=4,
+        vocab_size=size, n_positions=size, n_embd=width, n_layer=2, n_head=_HEADS, n_inner=n_inner,
         tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, layer_norm_epsilon=eps,
+        activation_function="relu",
     )  # fmt: skip
     token, copied, answer, position = _slots(width, size)
     hf = _zeroed(GPT2LMHeadModel(config))
@@ -136,55 +141,69 @@ def _gpt2(size: int, sharpness: float, eps: float) -> Any:
     before = torch.eye(size).roll(-1, dims=1)
     before[0] = 0  # position 0 sees only itself
     none = torch.zeros(width, size)
-    blocks = [
-        Block(
-            W_Q=torch.stack([sharp * position, none, sharp * position @ before, none]),
-            W_K=torch.stack([position, none, position, none]),
-            W_V=torch.stack([none, none, token, none]),
-            W_O=torch.stack([none.T, none.T, copied.T, none.T]),
-        ),
-        Block(
-            W_Q=torch.stack([none, sharp * token, sharp * token, none]),
-            W_K=torch.stack([none, copied - token / 2, token, none]),
-            W_V=torch.stack([none, token, none, none]),
-            W_O=torch.stack([none.T, answer.T, none.T, none.T]),
-        ),
-    ]
-    for layer, (block, part) in enumerate(zip(blocks, hf.transformer.h, strict=True)):
-        squared = (layer + 2) * (1 - 1 / size)  # token and position; then what was copied, too
-        part.ln_1.weight.fill_((squared / width + part.ln_1.eps) ** 0.5)
-        part.ln_2.weight.fill_(1.0)
+    first = Block(
+        W_Q=torch.stack([sharp * position, none, sharp * position @ before, none]),
+        W_K=torch.stack([position, none, position, none]),
+        W_V=torch.stack([none, none, token, none]),
+        W_O=torch.stack([none.T, none.T, copied.T, none.T]),
+    )
+    for layer, (block, part) in enumerate(zip((first, second), hf.transformer.h, strict=True)):
+        read = (layer + 2) * (1 - 1 / size)  # token and position; then what was copied, too
+        part.ln_1.weight.fill_((read / width + eps) ** 0.5)
+        part.ln_2.weight.fill_((3 * (1 - 1 / size) / width + eps) ** 0.5)
         qkv = [_columns(matrix) for matrix in (block.W_Q, block.W_K, block.W_V)]
         part.attn.c_attn.weight.copy_(torch.cat(qkv, dim=1))
         part.attn.c_proj.weight.copy_(block.W_O.flatten(0, 1))
     return hf
 
 
+def _induction_learned(size: int, sharpness: float) -> Block:
+    token, copied, answer, _ = _slots(4 * size, size)
+    sharp, none = sharpness * size**0.5, torch.zeros(4 * size, size)
+    return Block(
+        W_Q=torch.stack([none, sharp * token, sharp * token, none]),
+        W_K=torch.stack([none, copied - token / 2, token, none]),
+        W_V=torch.stack([none, token, none, none]),
+        W_O=torch.stack([none.T, answer.T, none.T, none.T]),
+    )
+
+
 # --- rotary positions, two query heads to a key and a value ------------------------------------
 
 
-def _llama(size: int, sharpness: float, eps: float) -> Any:
+def rotary_positions(
+    size: int, sharpness: float, eps: float, second: Block, *, n_inner: int = 4
+) -> Any:
+    """Llama whose layer 0 copies the token before; its layer 1 is given."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, d_head = 3 * size, 2 * size
     config = LlamaConfig(
-        vocab_size=size, max_position_embeddings=size, hidden_size=width, intermediate_size=4,
+        vocab_size=size, max_position_embeddings=size, hidden_size=width, intermediate_size=n_inner,
         num_hidden_layers=2, num_attention_heads=_HEADS, num_key_value_heads=_KV_HEADS,
         head_dim=d_head, rope_parameters={"rope_type": "default", "rope_theta": _ROPE_BASE},
         tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, rms_norm_eps=eps,
     )  # fmt: skip
+    token, copied, answer = _slots(width, size)
     hf = _zeroed(LlamaForCausalLM(config))
-    token, _, answer = _slots(width, size)
     hf.model.embed_tokens.weight.copy_(token.T)
     hf.lm_head.weight.copy_(_CONFIDENCE * answer.T)
     hf.model.norm.weight.fill_(_undone(3 / width, eps))
-    for layer, (block, part) in enumerate(
-        zip(_rotary_blocks(size, sharpness), hf.model.layers, strict=True)
-    ):
-        squared = layer + 1  # the token; then what was copied, too
-        eps = part.input_layernorm.variance_epsilon
-        part.input_layernorm.weight.fill_((squared / width + eps) ** 0.5)
-        part.post_attention_layernorm.weight.fill_(1.0)
+
+    sharp, slow = sharpness * d_head**0.5, slow_pairs(size)
+    none = torch.zeros(width, d_head)
+    anything = token.sum(1, keepdim=True)  # reads 1 whatever the token
+    here = anything * _at_distance(0, size)
+    first = Block(
+        W_Q=torch.stack([sharp * here, none, sharp * anything * _at_distance(1, size), none]),
+        W_K=torch.stack([here, here]),
+        W_V=torch.stack([none, token @ slow]),
+        W_O=torch.stack([none.T, none.T, slow.T @ copied.T, none.T]),
+    )
+    for layer, (block, part) in enumerate(zip((first, second), hf.model.layers, strict=True)):
+        read = layer + 1  # the token; then what was copied, too
+        part.input_layernorm.weight.fill_((read / width + eps) ** 0.5)
+        part.post_attention_layernorm.weight.fill_((2 / width + eps) ** 0.5)
         part.self_attn.q_proj.weight.copy_(_columns(block.W_Q).T)
         part.self_attn.k_proj.weight.copy_(_columns(block.W_K).T)
         part.self_attn.v_proj.weight.copy_(_columns(block.W_V).T)
@@ -192,32 +211,27 @@ def _llama(size: int, sharpness: float, eps: float) -> Any:
     return hf
 
 
-def _rotary_blocks(size: int, sharpness: float) -> list[Block]:
-    """Codes ride on the slow half of the rotary pairs, positions on the fastest quarter."""
-    width, d_head = 3 * size, 2 * size
-    token, copied, answer = _slots(width, size)
-    slow = torch.zeros(size, d_head)
-    half = size // 2  # pair i is made of dimensions i and i + size
+def _induction_rotary(size: int, sharpness: float) -> Block:
+    token, copied, answer = _slots(3 * size, size)
+    sharp, slow = sharpness * (2 * size) ** 0.5, slow_pairs(size)
+    none = torch.zeros(3 * size, 2 * size)
+    return Block(
+        W_Q=torch.stack([none, sharp * token @ slow, sharp * token @ slow, none]),
+        W_K=torch.stack([(copied - token / 2) @ slow, token @ slow]),
+        W_V=torch.stack([token @ slow, none]),
+        W_O=torch.stack([none.T, slow.T @ answer.T, none.T, none.T]),
+    )
+
+
+def slow_pairs(size: int) -> Float[Tensor, "size d_head"]:
+    """Where a code rides: on the slow half of the rotary pairs; positions, on the fastest quarter.
+
+    Pair i is made of dimensions i and i + size.
+    """
+    half, slow = size // 2, torch.zeros(size, 2 * size)
     slow[:half, half:size] = torch.eye(half)
     slow[half:, size + half :] = torch.eye(half)
-    sharp = sharpness * d_head**0.5
-    none = torch.zeros(width, d_head)
-    anything = token.sum(1, keepdim=True)  # reads 1 whatever the token
-    here = anything * _at_distance(0, size)
-    return [
-        Block(
-            W_Q=torch.stack([sharp * here, none, sharp * anything * _at_distance(1, size), none]),
-            W_K=torch.stack([here, here]),
-            W_V=torch.stack([none, token @ slow]),
-            W_O=torch.stack([none.T, none.T, slow.T @ copied.T, none.T]),
-        ),
-        Block(
-            W_Q=torch.stack([none, sharp * token @ slow, sharp * token @ slow, none]),
-            W_K=torch.stack([(copied - token / 2) @ slow, token @ slow]),
-            W_V=torch.stack([token @ slow, none]),
-            W_O=torch.stack([none.T, slow.T @ answer.T, none.T, none.T]),
-        ),
-    ]
+    return slow
 
 
 def _at_distance(distance: int, size: int) -> Float[Tensor, " d_head"]:
