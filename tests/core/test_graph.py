@@ -38,6 +38,13 @@ def test_inputs_are_found_where_they_stand() -> None:
         assert {r.kind for r in SMALL.receivers[span]} == {receiver.kind}
 
 
+def test_a_block_reads_what_any_of_its_receivers_reads() -> None:
+    for layer in range(SMALL.n_layers + 1):
+        place, n_read = SMALL.block(layer)
+        assert {r.layer for r in SMALL.receivers[place]} == {layer}
+        assert SMALL.edges[:, place].any(1).sum() == n_read
+
+
 def test_names_and_places_agree() -> None:
     for sender, receiver in SMALL.edges.nonzero().tolist():
         assert SMALL.edge(SMALL.edge_name(sender, receiver)) == (sender, receiver)

@@ -116,6 +116,15 @@ class Graph:
             start += size
         return slice(len(self.receivers) - 1, len(self.receivers))
 
+    def block(self, layer: int) -> tuple[slice, int]:
+        """Where a block's receivers stand, and how many senders any of them reads.
+
+        After the last block, of the logits.
+        """
+        start = layer * self.per_layer
+        place = slice(start, min(start + self.per_layer, len(self.receivers)))
+        return place, max(map(self.read_by, self.receivers[place]))
+
     @cached_property
     def edges(self) -> Bool[Tensor, "sender receiver"]:
         """Which pairs are joined."""

@@ -9,8 +9,8 @@ The slope by what a head reads is the recorded slope by its query, key or value,
 the projection and the block's norm by automatic differentiation of the model's own modules.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -48,6 +48,9 @@ SLOPES: list[SiteLike] = ["resid_pre", *_HEADS_READ, "mlp_resid"]
 
 WRITES: list[SiteLike] = [Site("resid_pre", 0), "z", "mlp_out"]
 """Sites that hold what senders wrote."""
+
+NEURONS = ("z", "mlp_post")
+"""Sites that hold the neurons of what senders wrote."""
 
 
 def slope_sites(model: Model) -> list[SiteLike]:
@@ -112,44 +115,62 @@ class Gap:
         return torch.cat(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Of one run, what the slopes by all that is read are made from.
+
+    Attributes:
+        streams: What the heads read: ``resid_pre``.
+        by: Slopes by queries, keys, values, by what MLPs read, and by the last residual stream.
+    """
+
+    streams: Trace
+    by: Trace
+
+    @classmethod
+    def of(cls, values: Trace, slopes: Trace) -> "Slopes":
+        """Of values and slopes at ``slope_sites``, which may be forgotten then."""
+        read = {site: value for site, value in slopes.items() if site.kind != "resid_pre"}
+        streams = {site: value for site, value in values.items() if site.kind == "resid_pre"}
+        return cls(replace(values, activations=streams), replace(slopes, activations=read))
+
+
 def edge_scores(
-    gap: Gap, values: Trace, slopes: Trace, senders: slice = slice(None)
+    gap: Gap, runs: Sequence[Slopes], senders: slice = slice(None)
 ) -> Float[Tensor, "sender receiver"]:
-    """Difference times slope of each edge, summed over prompts and positions.
+    """Difference times slope of each edge, summed over prompts, positions and runs.
 
     Args:
         gap: What senders wrote otherwise.
-        values: Values at ``slope_sites`` of the run the slopes are of.
-        slopes: Slopes there.
+        runs: Runs whose slopes are added up.
         senders: Only these; the others are left at 0.
     """
     graph, first = gap.graph, senders.indices(len(gap.graph.senders))[0]
     total = torch.zeros(graph.edges.shape, dtype=torch.float64)
     for rows, pos in gap.chunks():
-        apart = gap.at(rows, pos)[senders]
-        for layer, kind, slope in _reads(gap.model, graph, values, slopes, rows, pos):
-            place = graph.inputs(layer, kind)
-            n = min(max(0, graph.read_by(graph.receivers[place][0]) - first), len(apart))
-            product = apart[:n].flatten(1) @ slope.flatten(1).T
+        apart = gap.at(rows, pos)[senders].flatten(1)
+        for layer in range(graph.n_layers + 1):
+            # One product for all that a block reads: what senders wrote is large, and read once.
+            place, n_read = graph.block(layer)
+            n = min(max(0, n_read - first), len(apart))
+            slopes = torch.stack([_reads(gap.model, run, layer, rows, pos) for run in runs])
+            product = apart[:n] @ slopes.sum(0).flatten(1).T
             total[first : first + n, place] += product.double().cpu()
-    return total
+    return total.where(graph.edges, 0.0)
 
 
 def _reads(
-    model: Model, graph: Graph, values: Trace, slopes: Trace, rows: Tensor, pos: Tensor
-) -> Iterator[tuple[int, str, Float[Tensor, "receiver token d_model"]]]:
-    """The slope by what each receiver reads, one block's inputs of a kind after another."""
-    for layer in range(graph.n_layers):
-        stream = _at(values, Site("resid_pre", layer), rows, pos)
-        for kind in _HEADS_READ:
-            yield (
-                layer,
-                kind,
-                _taken_back(model, layer, kind, stream, _at(slopes, Site(kind, layer), rows, pos)),
-            )
-        yield layer, "mlp_resid", _at(slopes, Site("mlp_resid", layer), rows, pos)[None]
-    last = Site("resid_post", graph.n_layers - 1)
-    yield graph.n_layers, "logits", _at(slopes, last, rows, pos)[None]
+    model: Model, run: Slopes, layer: int, rows: Tensor, pos: Tensor
+) -> Float[Tensor, "receiver token d_model"]:
+    """The slope by what each receiver of a block reads; after the last block by the logits'."""
+    if layer == model.dims.n_layers:
+        return _at(run.by, Site("resid_post", layer - 1), rows, pos)[None]
+    stream = _at(run.streams, Site("resid_pre", layer), rows, pos)
+    heads = [
+        _taken_back(model, layer, kind, stream, _at(run.by, Site(kind, layer), rows, pos))
+        for kind in _HEADS_READ
+    ]
+    return torch.cat([*heads, _at(run.by, Site("mlp_resid", layer), rows, pos)[None]])
 
 
 def _taken_back(
@@ -172,7 +193,7 @@ def neuron_scores(gap: Gap, slopes: Trace) -> dict[Site, Float[Tensor, "..."]]:
     made = {}
     real = torch.arange(gap.base.tokens.shape[1]) < gap.base.lengths[:, None]
     for layer in range(gap.graph.n_layers):
-        for kind in ("z", "mlp_post"):
+        for kind in NEURONS:
             site = Site(kind, layer)
             change = _wide(gap.source[site]) - _wide(gap.base[site])
             product = (change * _wide(slopes[site]))[real.to(change.device)]

@@ -394,10 +394,11 @@ class BridgeModel:
                 "residual stream",
                 expected="a causal model that ends in norm and unembedding",
             )
-        return self._unembed(resid.to(device=self.device, dtype=self.dtype))
+        with torch.no_grad():
+            return self.logits_of(resid.to(device=self.device, dtype=self.dtype))
 
-    @torch.no_grad()
-    def _unembed(self, resid: Tensor) -> Tensor:
+    def logits_of(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
+        """``unembed``, which can be differentiated and asks no questions."""
         logits = self._bridge.unembed(self._bridge.ln_final(resid))
         cap = self.dims.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
@@ -592,7 +593,10 @@ class BridgeModel:
         last: dict[str, Tensor] = {}
         point = (Site("resid_post", self.dims.n_layers - 1), lambda x: last.__setitem__("x", x))
         logits = self.run_raw(rows, [point]).logits
-        ours = self._unembed(last["x"]) if self.dims.causal else torch.full_like(logits, torch.inf)
+        ours = torch.full_like(logits, torch.inf)
+        if self.dims.causal:
+            with torch.no_grad():
+                ours = self.logits_of(last["x"])
         close = torch.allclose(ours.float(), logits.float(), rtol=1e-2, atol=1e-2)
         self.health["reads_out"] = close
         self.health |= replay.examine(self) if self.dims.causal else {}

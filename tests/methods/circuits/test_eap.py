@@ -1,8 +1,11 @@
 """Scores of edges: against the textbook, one edge at a time, and the sums they must have."""
 
+from collections.abc import Callable
+
 import families
 import naive
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from probe.core.errors import ModelError, OptionError
 from probe.core.graph import Graph
 from probe.core.metric import get_metric
 from probe.core.task import Encoded, Task
+from probe.methods import discovery
 from probe.methods import edges as helpers
 from probe.methods.circuits.eap import eap
 from probe.methods.circuits.eap_ig import eap_ig
@@ -77,9 +81,12 @@ def test_edges_add_up_to_the_slope_of_the_whole_stream(toy: BridgeModel, ioi: En
     np.testing.assert_allclose(nodes.loc[sums.index], sums, atol=1e-6)
 
 
-def test_neurons_add_up_to_their_node(toy: BridgeModel, ioi: Encoded) -> None:
-    neurons = eap(toy, ioi, level="neuron").groupby("node")["value"].sum()
-    nodes = eap(toy, ioi, level="node").set_index("node")["value"]
+@pytest.mark.parametrize("method", [eap, eap_ig])
+def test_neurons_add_up_to_their_node(
+    toy: BridgeModel, ioi: Encoded, method: Callable[..., pd.DataFrame]
+) -> None:
+    neurons = method(toy, ioi, level="neuron").groupby("node")["value"].sum()
+    nodes = method(toy, ioi, level="node").set_index("node")["value"]
     assert set(neurons.index) == set(nodes.index) - {"input"}
     np.testing.assert_allclose(neurons, nodes[neurons.index], atol=1e-5)
 
@@ -106,9 +113,11 @@ def test_where_the_slope_is_taken(toy: BridgeModel, ioi: Encoded) -> None:
 def test_small_chunks_change_nothing(
     toy: BridgeModel, ioi: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = eap(toy, ioi)
+    right = [eap(toy, ioi), eap_ig(toy, ioi, steps=3)]
     monkeypatch.setattr(helpers, "_BYTES_PER_CHUNK", 1)
-    np.testing.assert_allclose(eap(toy, ioi)["value"], right["value"], atol=1e-6)
+    monkeypatch.setattr(discovery, "_RUNS_HELD", 2)
+    for before, now in zip(right, (eap(toy, ioi), eap_ig(toy, ioi, steps=3)), strict=True):
+        np.testing.assert_allclose(now["value"], before["value"], atol=1e-6)
 
 
 def test_many_steps_along_the_inputs_give_the_whole_effect(toy: BridgeModel, ioi: Encoded) -> None:
@@ -127,7 +136,7 @@ def test_many_steps_along_activations_give_each_groups_effect(
     toy: BridgeModel, ioi: Encoded
 ) -> None:
     start = toy.sweep(ioi, [[]], base="clean")[0]
-    frames = [eap_ig(toy, ioi, variant="activations", steps=n, sign="effect") for n in (8, 64)]
+    frames = [eap_ig(toy, ioi, variant="activations", steps=n, sign="effect") for n in (4, 32)]
     for site, senders in sender_groups(toy):
         names = Graph.of(toy.dims).senders[senders]
         there = toy.trace(ioi, [site], corrupted=True)[site]
@@ -201,3 +210,5 @@ def test_what_is_not_there_is_refused(toy: BridgeModel, ioi: Encoded) -> None:
         edge_patching(toy, ioi, receivers=["a0.h0"])
     with pytest.raises(OptionError, match="neurons at two slopes"):
         eap(toy, ioi, level="neuron", gradient="both")
+    with pytest.raises(OptionError, match="no slope reaches them"):
+        eap_ig(toy, ioi, level="neuron", variant="activations")

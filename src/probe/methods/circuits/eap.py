@@ -6,15 +6,17 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from probe.core.errors import OptionError
+from probe.core.graph import Graph
 from probe.core.metric import get_metric
 from probe.core.model import Model
 from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
 from probe.methods.circuit_options import Directed, Signed
-from probe.methods.discovery import GradientAt, eap_scores
+from probe.methods.discovery import GradientAt, eap_runs, eap_scores
 from probe.methods.edges import (
     COLUMNS,
+    NEURONS,
     Level,
     edge_table,
     factor_of,
@@ -87,9 +89,10 @@ def eap(
         )
     chosen = get_metric(metric)
     chosen.check(encoded)
-    scores, gap, slopes = eap_scores(model, encoded, chosen, direction, gradient)
     factor = factor_of(sign, denoise=direction == "denoise", n=len(encoded))
+    graph = Graph.of(model.dims)
     if level == "neuron":
-        return neuron_table(gap.graph, neuron_scores(gap, slopes), factor)
+        gap, [(_, slopes)] = eap_runs(model, encoded, chosen, direction, gradient, NEURONS)
+        return neuron_table(graph, neuron_scores(gap, slopes), factor)
     table = edge_table if level == "edge" else node_table
-    return table(gap.graph, factor * scores)
+    return table(graph, factor * eap_scores(model, encoded, chosen, direction, gradient))

@@ -1,10 +1,11 @@
 """Edge attribution with gradients averaged on the way from one run to the other."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas as pd
 from pydantic import BaseModel, Field
 
+from probe.core.errors import OptionError
 from probe.core.graph import Graph
 from probe.core.metric import get_metric
 from probe.core.model import Model
@@ -12,10 +13,18 @@ from probe.core.registry import method
 from probe.core.result import View
 from probe.core.task import Encoded
 from probe.methods.circuit_options import Directed, Signed
-from probe.methods.discovery import Variant, ig_scores
-from probe.methods.edges import COLUMNS, edge_table, factor_of, node_table, view_of
+from probe.methods.discovery import Variant, ig_neurons, ig_scores
+from probe.methods.edges import (
+    COLUMNS,
+    Level,
+    edge_table,
+    factor_of,
+    neuron_table,
+    node_table,
+    view_of,
+)
 
-_COLUMNS = {name: COLUMNS[name] for name in ("sender", "receiver", "into", "node", "layer")} | {
+_COLUMNS = COLUMNS | {
     "value": "score with averaged slopes, mean over prompts, in the metric's unit; what its sign "
     "says is chosen by the option sign"
 }
@@ -41,7 +50,7 @@ def eap_ig(
         int, Field(ge=1, description="Points on the way at which slopes are taken")
     ] = 5,
     level: Annotated[
-        Literal["edge", "node"], Field(description="What is scored: edges or nodes")
+        Level, Field(description="What is scored: edges, nodes, or neurons and head dimensions")
     ] = "edge",
     metric: Annotated[str, Field(description="What is read at the last token")] = "logit_diff",
     direction: Directed = "noise",
@@ -56,10 +65,12 @@ def eap_ig(
     k = 1 … m, and gives the slopes for that group's edges.
 
     With many steps the edges that leave the input (``inputs``), or a group (``activations``), add
-    up to the exact effect of patching it. One step of ``activations`` is ``eap``.
+    up to the exact effect of patching it. One step of ``activations`` is ``eap``. Neurons, as in
+    ``eap``, are scored along the inputs.
 
     Raises:
         ModelError: An encoder, or blocks whose MLP reads no stream of its own.
+        OptionError: Neurons with ``variant="activations"``, which holds what neurons write.
 
     Cost: one forward pass, and a forward and a backward pass for each step; for ``activations``
     two forward passes, and for each step but one a forward and a backward pass for each of
@@ -72,9 +83,17 @@ def eap_ig(
     >>> len(edges)
     82
     """
+    if level == "neuron" and variant == "activations":
+        raise OptionError(
+            'neurons with variant="activations", where no slope reaches them',
+            expected='variant="inputs", or level="edge" or "node"',
+        )
     chosen = get_metric(metric)
     chosen.check(encoded)
-    scores = ig_scores(model, encoded, chosen, direction, variant, steps)
     factor = factor_of(sign, denoise=direction == "denoise", n=len(encoded))
+    graph = Graph.of(model.dims)
+    if level == "neuron":
+        found = ig_neurons(model, encoded, chosen, direction, steps)
+        return neuron_table(graph, found, factor)
     table = edge_table if level == "edge" else node_table
-    return table(Graph.of(model.dims), factor * scores)
+    return table(graph, factor * ig_scores(model, encoded, chosen, direction, variant, steps))
