@@ -5,6 +5,9 @@ import streamlit as st
 from apps import bar, errors, library, panels, session
 from apps.components.glyphs import printable
 from apps.examples import EXAMPLES, Example
+from apps.pages import PAGES
+
+IN_A_ROW = 5
 
 
 def gallery() -> None:
@@ -69,43 +72,14 @@ def checks() -> None:
 def pages() -> None:
     """Where each question is answered."""
     st.subheader("Then look", anchor=False)
-    places = (
-        (
-            "screens/prompt.py",
-            "Prompt",
-            ":material/notes:",
-            "How the text is cut into tokens, and what comes next",
-        ),
-        (
-            "screens/lens.py",
-            "Lens",
-            ":material/layers:",
-            "What the model would say if it stopped at each layer",
-        ),
-        (
-            "screens/attention.py",
-            "Attention",
-            ":material/grid_on:",
-            "Where every head looks, and what it moves from there",
-        ),
-        (
-            "screens/attribution.py",
-            "Attribution",
-            ":material/waterfall_chart:",
-            "Which parts wrote the answer",
-        ),
-        (
-            "screens/patching.py",
-            "Patching",
-            ":material/healing:",
-            "Which parts the answer depends on",
-        ),
-    )
     query = session.current().to_query()
-    for column, (path, title, icon, about) in zip(st.columns(len(places)), places, strict=True):
-        with column:
-            st.page_link(path, label=title, icon=icon, query_params=query)
-            st.caption(about)
+    shown = [page for page in PAGES if page.about]
+    for first in range(0, len(shown), IN_A_ROW):
+        row = shown[first : first + IN_A_ROW]
+        for column, page in zip(st.columns(IN_A_ROW), row, strict=False):
+            with column:
+                st.page_link(page.path, label=page.title, icon=page.symbol, query_params=query)
+                st.caption(page.about)
 
 
 gallery()
