@@ -1,7 +1,7 @@
 """Who sends to whom: nodes in layers, from the input at the bottom to the logits at the top."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
@@ -16,6 +16,10 @@ from probe.viz.sketch import panels
 from probe.viz.tokens import label
 
 _PLACE = re.compile(r"(?P<kind>[am])(?P<layer>\d+)(?:\..*)?")
+_BLOCK = re.compile(r"a(?P<attn>\d+)\.h(?P<head>\d+)|m(?P<mlp>\d+)|input|logits")
+
+Spots = dict[Hashable, tuple[float, float]]
+"""Node → where it stands."""
 
 
 def graph(result: Result) -> go.Figure:
@@ -29,7 +33,8 @@ def graph(result: Result) -> go.Figure:
     cells, note = _strongest(result, panel.cells)
     net = _network(result, cells)
     spots = _spots(net)
-    figure = sheet([panel], theme.MAX_PLOT if len(spots) > theme.MAX_TICKS else theme.GRAPH_HEIGHT)
+    rows = 1 + max(height for _, height in spots.values()) if spots else 0
+    figure = sheet([panel], round(max(theme.GRAPH_HEIGHT, theme.GRAPH_ROW * rows)))
     for trace in _edges(net, spots):
         figure.add_trace(trace)
     figure.add_trace(_nodes(net, spots))
@@ -65,12 +70,35 @@ def _network(result: Result, cells: pd.DataFrame) -> nx.DiGraph:
     return net
 
 
-def _spots(net: nx.DiGraph) -> dict[Hashable, tuple[float, float]]:
+def _spots(net: nx.DiGraph) -> Spots:
+    """Where every node stands: heads and MLPs at their own place, others level by level."""
+    found = {node: _BLOCK.fullmatch(str(node)) for node in net}
+    matches = {node: match for node, match in found.items() if match}
+    return _by_head(matches) if len(matches) == len(found) else _by_level(net)
+
+
+def _by_head(nodes: Mapping[Hashable, re.Match[str]]) -> Spots:
+    """A row a layer that is there, a column a head; MLPs have the last column, half a row up."""
+    layer = {node: int(m["attn"] or m["mlp"]) for node, m in nodes.items() if m["attn"] or m["mlp"]}
+    rows = {number: row for row, number in enumerate(sorted(set(layer.values())), 1)}
+    last = max((int(match["head"]) for match in nodes.values() if match["head"]), default=-1) + 1.0
+    ends = {"input": (last / 2, 0.0), "logits": (last / 2, len(rows) + 1.5)}
+    return {
+        node: ends[str(node)]
+        if node not in layer
+        else (float(match["head"]), float(rows[layer[node]]))
+        if match["head"]
+        else (last, rows[layer[node]] + 0.5)
+        for node, match in nodes.items()
+    }
+
+
+def _by_level(net: nx.DiGraph) -> Spots:
     """Each level centred on the same line, ordered by where its senders stand."""
     levels: dict[float, list[Hashable]] = {}
     for node, level in _levels(net).items():
         levels.setdefault(level, []).append(node)
-    spots: dict[Hashable, tuple[float, float]] = {}
+    spots: Spots = {}
     for height, level in enumerate(sorted(levels)):
         nodes = sorted(levels[level], key=lambda node: (_pull(net, node, spots), str(node)))
         width = (len(nodes) - 1) / 2
@@ -94,12 +122,12 @@ def _levels(net: nx.DiGraph) -> dict[Hashable, float]:
     }
 
 
-def _pull(net: nx.DiGraph, node: Hashable, spots: dict[Hashable, tuple[float, float]]) -> float:
+def _pull(net: nx.DiGraph, node: Hashable, spots: Spots) -> float:
     placed = [spots[sender][0] for sender in net.predecessors(node) if sender in spots]
     return float(np.mean(placed)) if placed else 0.0
 
 
-def _edges(net: nx.DiGraph, spots: dict[Hashable, tuple[float, float]]) -> Sequence[go.Scatter]:
+def _edges(net: nx.DiGraph, spots: Spots) -> Sequence[go.Scatter]:
     sizes = {(s, r): max((v for _, v in d["parts"]), key=abs) for s, r, d in net.edges(data=True)}
     largest = max((abs(size) for size in sizes.values()), default=1.0) or 1.0
     made = []
@@ -112,11 +140,13 @@ def _edges(net: nx.DiGraph, spots: dict[Hashable, tuple[float, float]]) -> Seque
         share = abs(size) / largest
         made.append(
             go.Scatter(
-                # Three points, so that the edge can be pointed at in its middle.
-                x=[x0, (x0 + x1) / 2, x1],
+                # Three points, so that the edge can be pointed at in its middle. One that stays
+                # in its column bows out of it, the more the longer it is.
+                x=[x0, (x0 + x1) / 2 + (x0 == x1) * theme.EDGE_BOW * (y1 - y0), x1],
                 y=[y0, (y0 + y1) / 2, y1],
                 mode="lines",
                 line={
+                    "shape": "spline",
                     "color": theme.POSITIVE if size >= 0 else theme.NEGATIVE,
                     "width": theme.EDGE_WIDTHS[0] + share * np.ptp(theme.EDGE_WIDTHS),
                 },
@@ -128,7 +158,7 @@ def _edges(net: nx.DiGraph, spots: dict[Hashable, tuple[float, float]]) -> Seque
     return made
 
 
-def _nodes(net: nx.DiGraph, spots: dict[Hashable, tuple[float, float]]) -> go.Scatter:
+def _nodes(net: nx.DiGraph, spots: Spots) -> go.Scatter:
     names = list(spots)
     return go.Scatter(
         x=[spots[name][0] for name in names],
