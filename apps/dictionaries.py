@@ -18,8 +18,11 @@ _TOYS = ["toy.0", "toy.1"]
 
 
 def offered(model: str) -> list[str]:
-    """Names to choose from: for a random model random dictionaries."""
-    return _TOYS if model.startswith("toy") else probe.shipped_dictionaries()
+    """Those made for the model, of its residual stream first; for a random model random ones."""
+    if model.startswith("toy"):
+        return _TOYS
+    made = [name for name in probe.shipped_dictionaries() if name.startswith(f"{model}-")]
+    return sorted(made, key=lambda name: "-resid-" not in name)
 
 
 def choose(here: Context) -> str:

@@ -36,9 +36,11 @@ def passages_html(passages: Sequence[Passage], largest: float) -> str:
     True
     """
     rows = "".join(
-        f'<div style="margin:0.2rem 0;line-height:1.7">'
-        f'<small style="opacity:0.65;display:inline-block;min-width:5.5rem">'
-        f"{html.escape(passage.before)}</small>{_tokens(passage, largest)}</div>"
+        f'<div style="margin:0.2rem 0;line-height:1.7;display:flex;gap:0.5rem">'
+        f'<small style="opacity:0.65;flex:none;min-width:5.5rem">'
+        f"{html.escape(passage.before)}</small>"
+        # Spaces are drawn as dots, where a line would not break by itself.
+        f'<span style="overflow-wrap:anywhere">{_tokens(passage, largest)}</span></div>'
         for passage in passages
     )
     return f'<div style="font-size:0.9rem">{rows}</div>'

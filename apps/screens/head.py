@@ -124,7 +124,7 @@ def rotary(here: Context) -> None:
         return
     lines = head_facts.shares(here, frame)
     even = 1 / frame["pair"].nunique()
-    figure = line_figure(lines, x="pair, fastest first", y="share of length", mark=0)
+    figure = line_figure(lines, x="pair, fastest first", y="share of length", mark=None)
     figure.add_hline(y=even, line={"width": 1, "dash": "dot"})
     st.plotly_chart(figure, key=f"{key}-figure", config={"displayModeBar": False})
     waves = frame["wavelength"]

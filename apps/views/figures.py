@@ -1,6 +1,7 @@
 """The few charts that are not canvases, in the colours of the canvases and of either theme."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,20 +22,21 @@ def safe(text: str) -> str:
 
 
 def line_figure(
-    lines: Mapping[str, tuple[Sequence[Any], Sequence[float]]], *, x: str, y: str, mark: int
+    lines: Mapping[str, tuple[Sequence[Any], Sequence[float]]], *, x: str, y: str, mark: int | None
 ) -> go.Figure:
-    """Up to two lines, each named at its end; a thin line marks the selection."""
+    """Up to two lines with their names; a thin line marks the selection, if there is one."""
     figure = go.Figure()
     for (name, (at, values)), colour in zip(lines.items(), (TARGET, DISTRACTOR), strict=False):
         figure.add_scatter(
             x=at,
             y=values,
-            name=safe(f"“{name}”"),
+            name=safe(name),
             mode="lines+markers",
             marker={"size": 5},
             line={"color": colour, "width": 2},
         )
-    figure.add_vline(x=mark, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+    if mark is not None:
+        figure.add_vline(x=mark, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
     figure.update_layout(
         height=HEIGHT,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
@@ -61,11 +63,17 @@ def waterfall_figure(names: Sequence[str], values: Sequence[float]) -> go.Figure
             cliponaxis=False,
         )
     )
+    heights = [0.0, *accumulate(values)]
+    room = 0.05 * (max(heights) - min(heights))
     figure.update_layout(
         height=HEIGHT + 60,
         margin={"l": 8, "r": 8, "t": 24, "b": 8},
         xaxis={"tickangle": -90, "tickfont": {"size": 10}, "dtick": 1},
-        yaxis_title="logit difference (nats)",
+        # plotly leaves no room above a waterfall that ends at its highest step
+        yaxis={
+            "title": "logit difference (nats)",
+            "range": [min(heights) - room, max(heights) + room] if room else None,
+        },
         showlegend=False,
     )
     return figure

@@ -102,7 +102,7 @@ def lens(here: Context, frame: pd.DataFrame, quantity: Quantity) -> tuple[dict[s
 def through_layers(here: Context, frame: pd.DataFrame) -> go.Figure:
     """The log-probability of target and distractor after each layer."""
     lines = {
-        visible(str(target)): (rows["layer"].tolist(), rows["value"].tolist())
+        f"“{visible(str(target))}”": (rows["layer"].tolist(), rows["value"].tolist())
         for target, rows in frame.groupby("target", sort=False)
     }
     return line_figure(lines, x="layer", y="log-probability (nats)", mark=here.state.layer)
