@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from results import HOSTILE, grid, one_of_each, result_of, text, with_tokens
 
@@ -246,3 +247,22 @@ def test_visible_is_what_labels_show() -> None:
     assert [visible(token) for token in HOSTILE[:10]] == [
         "<b>x</b>", "$x$", "↵", "·a", "·a", "‹202E›abc", "&lt;", "%{x}", "∅", "‹D800›",
     ]  # fmt: skip
+
+
+def test_a_circuit_has_a_column_a_head_and_a_place_for_every_node() -> None:
+    edges = [
+        ("input", "a0.h1"), ("input", "m0"), ("a0.h1", "m0"), ("m0", "a4.h1"), ("m0", "m4"),
+        ("a0.h1", "a4.h1"), ("a4.h1", "logits"), ("m4", "logits"),
+    ]  # fmt: skip
+    frame = pd.DataFrame(edges, columns=["sender", "receiver"]).assign(value=1.0)
+    figure = draw(result_of(frame, kind="graph", x="sender", y="receiver", color="value"))
+    drawn = figure.data[-1]
+    at = dict(zip(drawn.customdata, zip(drawn.x, drawn.y, strict=True), strict=True))
+    assert len(set(at.values())) == len(at) == 6
+    assert at["a0.h1"][0] == at["a4.h1"][0] == 1
+    assert at["m0"][0] == at["m4"][0] > 1
+    assert sorted(at, key=lambda node: at[node][1]) == [
+        "input", "a0.h1", "m0", "a4.h1", "m4", "logits",
+    ]  # fmt: skip
+    inside = [line for line in figure.data[:-1] if line.x[0] == line.x[2]]
+    assert inside and all(line.x[1] > line.x[0] for line in inside)
