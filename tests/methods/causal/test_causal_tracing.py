@@ -197,3 +197,15 @@ def test_columns_are_described_and_the_view_can_be_drawn(toy: BridgeModel, by: s
     frame = traced(toy, facts(toy), by=by)
     view = found.view_for(found.parse({"subject": "x", "by": by}))
     assert {*view.axes, view.number} <= set(found.columns_of(frame))
+
+
+def test_only_the_parts_asked_for_are_traced(toy: BridgeModel) -> None:
+    encoded = facts(toy)
+    every, some = traced(toy, encoded), traced(toy, encoded, parts=["last subject", "last"])
+    same = every[every["part"].isin(["last subject", "last"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, some, atol=1e-6)
+
+
+def test_parts_have_no_meaning_where_all_positions_are_restored(toy: BridgeModel) -> None:
+    with pytest.raises(OptionError, match="all positions are restored at once"):
+        traced(toy, facts(toy), by="layer", parts=["last"])

@@ -26,6 +26,9 @@ from probe.methods.windows import layers_around
 
 State = Literal["resid_post", "mlp_out", "attn_out"]
 By = Literal["part", "position", "layer"]
+Part = Literal[
+    "before", "first subject", "middle subject", "last subject", "next", "further", "last"
+]
 
 _WINDOWS = {"resid_post": 1, "mlp_out": 10, "attn_out": 10}
 _COLUMNS = {
@@ -76,6 +79,9 @@ def causal_tracing(
             "restored at once"
         ),
     ] = "part",
+    parts: Annotated[
+        list[Part] | None, Field(description="Only positions that are this to the subject")
+    ] = None,
     metric: Annotated[str, Field(description="What is read at the last token")] = "prob",
     noise: Annotated[
         float, Field(ge=0, description="Standard deviation of the noise, in those of W_E")
@@ -98,7 +104,7 @@ def causal_tracing(
 
     Raises:
         TaskError: A prompt in which the subject does not stand.
-        OptionError: A layer that is not there.
+        OptionError: A layer that is not there; parts, where all positions are restored at once.
 
     Cost: for each draw, layer and position from the subject on, the part of a forward pass from
     the subject on, through all layers (noise enters at the first).
@@ -121,7 +127,12 @@ def causal_tracing(
         check_layer(Site(kind, layer), model.dims.n_layers)
     if not wanted:
         raise OptionError("no layer is left to restore", remedy="name at least one layer")
-    places = [None] if by == "layer" else list(range(int(encoded.lengths.max())))
+    if by == "layer" and parts is not None:
+        raise OptionError(
+            f"parts={parts} where all positions are restored at once",
+            remedy='by="part" or by="position"',
+        )
+    places = [None] if by == "layer" else _places(encoded, spans, parts)
     sweep = _Sweep(
         model.trace(encoded, kind),
         encoded,
@@ -140,7 +151,24 @@ def causal_tracing(
         sets = [sweep.edits(kind, *cell, noise) for cell in reached for noise in sweep.noises]
         swept = model.sweep(encoded, sets, chosen, base="clean", report=report).cpu()
     raw |= dict(zip(reached, swept.unflatten(0, (len(reached), draws)), strict=True))
-    return _table(encoded, spans, raw, clean, noised)
+    frame = _table(encoded, spans, raw, clean, noised)
+    return frame if parts is None else frame[frame["part"].isin(parts)].reset_index(drop=True)
+
+
+def _places(
+    encoded: Encoded, spans: Sequence[Sequence[int]], parts: Sequence[Part] | None
+) -> list[int]:
+    """Positions that are one of these parts in some prompt."""
+    lengths = encoded.lengths.tolist()
+    return [
+        pos
+        for pos in range(max(lengths))
+        if parts is None
+        or any(
+            pos < length and _part(pos, span, length) in parts
+            for span, length in zip(spans, lengths, strict=True)
+        )
+    ]
 
 
 @dataclass
