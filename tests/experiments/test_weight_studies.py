@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -82,3 +83,36 @@ def everyone(answers: dict[str, list[str]]) -> probe.Task:
         for answer, names in answers.items()
         for name in names
     )
+
+
+@pytest.mark.slow
+def test_the_study_of_tracing_runs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a random model, with facts it does not know."""
+    script = loaded("rome_smollm2", monkeypatch)
+    monkeypatch.setattr(script, "LEAST", 0.0)
+    monkeypatch.setattr(
+        script, "CITIES", {" Rome": "Mary Tom; John Mary Tom", " Paris": "Tom John"}
+    )
+    monkeypatch.setattr(script, "TEMPLATE", "The key of {name} is in")
+    outcome = script.rome_smollm2.run({"model": "toy", "facts": 3, "every": 1, "draws": 2})
+    assert outcome.findings.frame["claim"].nunique() == 4
+    assert np.isfinite(outcome.findings.frame["value"]).all()
+    for exhibit in outcome.exhibits.values():
+        assert len(exhibit.plot().data) > 0
+
+
+def test_effects_are_read_by_part_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second fact without a middle token leaves the first one's mean as it is."""
+    script = loaded("rome_smollm2", monkeypatch)
+    rows = [
+        {"batch": batch, "part": part, "layer": layer, "value": value, "total": 0.5, "clean": 0.9}
+        for batch, part, layer, value in [
+            (0, "middle subject", 0, 0.3), (0, "last subject", 0, 0.1), (0, "last subject", 6, 0.4),
+            (1, "last subject", 0, 0.1), (1, "last subject", 6, 0.2),
+        ]
+    ]  # fmt: skip
+    effects = script.Effects(pd.DataFrame(rows), n_layers=13)
+    assert effects.largest(effects.table, "middle subject") == pytest.approx(0.3)
+    assert effects.largest(effects.table, "last subject") == pytest.approx(0.3)
+    assert effects.depth(effects.table, "last subject") == pytest.approx(0.5)
+    assert effects.largest(effects.table, "first subject") == 0
