@@ -120,7 +120,10 @@ def grokking(
     yield of(LOGITS, "loss", "loss of the formula")
     yield of(NEURON_SUMS)
     yield of(NEURONS, "share of live neurons")
-    yield of(ABLATION, "loss", "loss removed", note=f"ln p = {math.log(p):.2f}")
+    yield of(
+        ABLATION, "loss", "loss removed", "accuracy kept", "accuracy removed",
+        note=f"ln p = {math.log(p):.2f}; accuracy over all pairs, guessing gives {1 / p:.3f}",
+    )  # fmt: skip
     yield of(PROGRESS)
     yield fraction(seed, seeds_fraction, how, keep)
     yield DECAY.leave_out("the paper contradicts itself on the direction")
@@ -242,7 +245,8 @@ def circuit(model: probe.Modular) -> dict[str, float]:
 
     basis = torch.linalg.qr(reads).Q
     without = model.unembed((neurons - neurons @ basis @ basis.T).float())
-    removed, restricted = loss(model, without), loss(model, kept(logits, along))
+    keeping = kept(logits, along)
+    removed, restricted = loss(model, without), loss(model, keeping)
     single = single_frequency(neurons.view(p, p, -1))
     return {
         "frequencies": float(len(keys)),
@@ -255,7 +259,13 @@ def circuit(model: probe.Modular) -> dict[str, float]:
         "loss kept / loss": restricted / whole,
         "loss removed": removed,
         "loss removed / ln p": removed / math.log(p),
+        "accuracy kept": accuracy(model, keeping),
+        "accuracy removed": accuracy(model, without),
     }
+
+
+def accuracy(model: probe.Modular, logits: Tensor) -> float:
+    return float((logits.argmax(1) == model.answers).double().mean())
 
 
 def single_frequency(neurons: Tensor) -> Tensor:
