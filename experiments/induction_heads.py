@@ -7,7 +7,9 @@ tokens, so the in-context-learning score is the loss at token 244 less that at t
 learnt from. Window: the shortest run of checkpoints over which 70 % of the final score arises.
 """
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ import probe
 SOURCE = "Olsson et al. 2022, transformer-circuits.pub/2022/in-context-learning-and-induction-heads"
 EARLY, LATE, AROUND = 50, 244, 8
 IS_INDUCTION = 0.4
-MEASURED = 200
+MEASURED = 100
 """Held-out rows, evenly spread over the documents."""
 
 ABRUPT = probe.Claim(
@@ -92,11 +94,11 @@ IDEAL = probe.Claim(
 
 @probe.study(
     paper="Olsson et al. 2022",
-    full={"seeds": 3, "changes": {}, "documents": None},
-    quick={"seeds": 3, "changes": None, "documents": 1500},
+    full={"seeds": 3, "changes": {}, "documents": None, "smeared": False},
+    quick={"seeds": 3, "changes": None, "documents": 1500, "smeared": False},
 )
 def induction_heads(
-    *, seed: int, seeds: int, changes: dict | None, documents: int | None
+    *, seed: int, seeds: int, changes: dict | None, documents: int | None, smeared: bool
 ) -> Iterator:
     """Train and follow (full size only), then ablate."""
     rows = text_of(documents, shipped=changes is None)
@@ -106,7 +108,7 @@ def induction_heads(
         for claim in (ABRUPT, TOGETHER, BUMP, SMEARED):
             yield claim.leave_out("needs the checkpoints of a training; see the full size")
     else:
-        yield from phases(rows, text, which, changes)
+        yield from phases(rows, text, which, changes, smeared)
     two = models("attn-only-2l", rows, which, changes)
     yield from two
     yield from ablation(rows, text, two, seed)
@@ -114,12 +116,10 @@ def induction_heads(
     yield IDEAL.leave_out("not done here: patterns would be set by hand in both layers")
 
 
-def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
+def phases(rows, text: torch.Tensor, seeds: range, changes: dict, smeared: bool) -> Iterator:
     """What happens along the trainings of one layer, two, and one with smeared keys."""
-    runs = {
-        name: [follow(name, rows, text, seed, changes) for seed in seeds]
-        for name in ("attn-only-1l", "attn-only-2l", "attn-only-1l-smeared")
-    }
+    names = ("attn-only-1l", "attn-only-2l", *(["attn-only-1l-smeared"] if smeared else []))
+    runs = {name: [follow(name, rows, text, seed, changes) for seed in seeds] for name in names}
     one, two = runs["attn-only-1l"], runs["attn-only-2l"]
     yield shown(runs)
     final = {name: np.array([-curve.icl.iloc[-1] for curve in all_]) for name, all_ in runs.items()}
@@ -156,6 +156,9 @@ def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
                                                    zip(one, windows[0.7], strict=True)],
     }  # fmt: skip
     yield BUMP.judge({name: probe.exactly(np.mean(found)) for name, found in bumps.items()})
+    if not smeared:
+        yield SMEARED.leave_out("three more trainings; set smeared to true")
+        return
     yield SMEARED.judge(
         {
             "final ICL, smeared one layer / two": probe.over_seeds(
@@ -169,8 +172,14 @@ def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
 
 
 def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.DataFrame:
-    """A training, and at each of its checkpoints the loss, the ICL score and the head scores."""
+    """A training, and at each of its checkpoints the loss, the ICL score and the head scores.
+
+    What was measured by this very script is kept beside the checkpoints.
+    """
     done = trained_folder(name, rows, seed, changes)
+    kept = done.parent / f"followed-{len(text)}-{scripts()}.parquet"
+    if kept.is_file():
+        return pd.read_parquet(kept)
     curve, tokens = [], prefix_tokens(rows.train)
     for folder in sorted(done.parent.glob("step-*")):
         model = probe.load_model(folder)
@@ -186,7 +195,17 @@ def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.
                 "induction": scores.max().item(),
             }
         )
-    return pd.DataFrame(curve)
+    frame = pd.DataFrame(curve)
+    frame.to_parquet(kept.with_suffix(".partial"))
+    kept.with_suffix(".partial").rename(kept)
+    return frame
+
+
+def scripts() -> str:
+    """Names the text of this script and of what it shares with others."""
+    here = Path(__file__)
+    texts = (path.read_bytes() for path in (here, here.with_name("tiny_runs.py")))
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def token_losses(model, rows: torch.Tensor, edits=()) -> torch.Tensor:

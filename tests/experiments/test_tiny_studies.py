@@ -109,7 +109,7 @@ def test_counted_bigrams_reach_the_entropy_of_a_chain(framework: ModuleType) -> 
 
 def test_pairs_after_a_key_are_counted(framework: ModuleType) -> None:
     rows = torch.tensor([[0, 5, 6, 7, 6, 7], [0, 6, 7, 5, 1, 2], [0, 6, 7, 6, 7, 1]])
-    seen = framework.seen_after(rows, 5)
+    seen = framework.seen_after(rows, 5, 8)
     assert seen[6, 7] == 2
     assert seen[1, 2] == 1
     assert seen[7, 5] == 0
@@ -125,7 +125,7 @@ def test_they_run_at_their_smallest_size(
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     module = script(name)
     size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
-    size |= {"n": 2} if name == "framework" else {}
+    size |= {"n": 2} if name == "framework" else {"smeared": True}
     frame = getattr(module, name).run(size).findings.frame
     assert "reproduced" not in set(frame.verdict[frame.over == "seeds"])
     assert len(set(frame.claim)) >= 8
