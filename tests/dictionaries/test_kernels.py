@@ -1,11 +1,15 @@
 """Sparse products equal the dense ones, and hand-written gradients equal autograd's."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.dictionaries.kernels import batchtopk_code, topk_code
+from probe.dictionaries import candidates, sparse
+from probe.dictionaries.candidates import batchtopk_by_candidates, topk_by_candidates
+from probe.dictionaries.kernels import Code, batchtopk_code, topk_code
 from probe.dictionaries.recipe import Recipe
 from probe.dictionaries.sparse import sparse_step
 from probe.dictionaries.step import Batch, initial_parameters
@@ -93,3 +97,58 @@ def test_codes_keep_the_largest_whatever_is_guessed(seed, k, guess, mostly_negat
         ("batchtopk", batchtopk_code(before, 7 * k, guess)),
     ]:
         assert torch.equal(code.csr().to_dense(), dense_code(before, architecture, k))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10_000), st.sampled_from([1, 3, 8]), st.floats(-1.5, 0.3),
+    st.sampled_from([0.9, 0.99, 1.01]),
+)  # fmt: skip
+def test_candidates_hold_the_largest_whatever_the_rows_and_biases(seed, k, bias, guess):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(32, 50, generator=generator) * torch.logspace(-3, 3, 32)[:, None]
+    x[0] = 0.0
+    E = torch.randn(601, 50, generator=generator) * torch.rand(601, 1, generator=generator)
+    b = bias + 0.3 * torch.randn(601, generator=generator)
+    before = torch.addmm(b, x, E.T)
+    whole = batchtopk_code(before, 32 * k)
+    with mock.patch.object(candidates, "_MANY", 1000):
+        code = topk_by_candidates(x, E, b, k)
+        assert code is not None
+        same_code(code, topk_code(before, k))
+        code = batchtopk_by_candidates(x, E, b, 32 * k, guess * float(whole.values.min()))
+    assert (code is None) == (guess > 1)
+    if code is not None:
+        same_code(code, whole)
+
+
+def same_code(ours: Code, expected: Code) -> None:
+    a, b = ours.csr().to_dense(), expected.csr().to_dense()
+    assert torch.equal(a > 0, b > 0)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_candidates_are_given_up_where_they_would_be_many_or_mean_nothing():
+    x, E = torch.randn(16, 8), torch.ones(400, 8)
+    assert topk_by_candidates(x.abs(), E, torch.zeros(400), 2) is None
+    assert batchtopk_by_candidates(x.abs(), E, torch.zeros(400), 32, 1e-3) is None
+    x[3, 2] = torch.nan
+    assert topk_by_candidates(x, torch.randn(400, 8), torch.zeros(400), 2) is None
+    assert batchtopk_by_candidates(x, torch.randn(400, 8), torch.zeros(400), 32, 1.0) is None
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka_batchtopk"])
+def test_a_step_by_candidates_is_the_dense_step(architecture, monkeypatch):
+    recipe = Recipe(architecture=architecture, d_sae=640, k=K, n_tokens=100, aux_weight=0.5)
+    x = torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(0))
+    p = initial_parameters(recipe, D_IN, D_IN, tied=True)
+    dead = torch.arange(640) > 600
+    both = []
+    for pays in (False, True):
+        monkeypatch.setattr(sparse, "candidates_pay", lambda *_, pays=pays: pays)
+        both.append(sparse_step(p, Batch(x, x), recipe, K, dead, guess=0.5))
+    dense, ours = both
+    assert torch.equal(ours.fired, dense.fired)
+    assert ours.losses == pytest.approx(dense.losses, rel=1e-5)
+    for name, value in dense.gradients.items():
+        torch.testing.assert_close(ours.gradients[name], value, rtol=1e-4, atol=1e-5)

@@ -41,7 +41,7 @@ class Code:
     def csr(self, values: Float[Tensor, " entry"] | None = None) -> Tensor:
         """As torch's sparse matrix [row, feature], of other values where they are given."""
         values = self.values if values is None else values
-        return _csr(self.row_starts, self.features, values, (self.n_rows, self.d_sae))
+        return compressed(self.row_starts, self.features, values, (self.n_rows, self.d_sae))
 
     def decode(self, W_dec: Float[Tensor, "feature d_out"]) -> Float[Tensor, "row d_out"]:
         """Sum of decoder rows, each times its activation."""
@@ -67,7 +67,7 @@ class Code:
             self.row_starts.diff(),
             output_size=len(self.features),
         )
-        return Transposed(_starts(counts), rows[order], order, self.n_rows)
+        return Transposed(row_starts(counts), rows[order], order, self.n_rows)
 
     def part(self, first: int, last: int) -> tuple["Code", Tensor]:
         """The code of features from ``first`` up to ``last``, and which entries these are."""
@@ -96,10 +96,13 @@ class Transposed:
     ) -> Float[Tensor, "feature d"]:
         """For each feature, the sum over rows of value × row of ``dense``."""
         size = (len(self.feature_starts) - 1, self.n_rows)
-        return _csr(self.feature_starts, self.rows, values[self.order], size) @ dense
+        return compressed(self.feature_starts, self.rows, values[self.order], size) @ dense
 
 
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+def compressed(
+    starts: Int[Tensor, " n_and_one"], columns: Tensor, values: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Torch's matrix of compressed sparse rows."""
     _hear_that_csr_is_beta()
     return torch.sparse_csr_tensor(starts, columns, values, size=size, check_invariants=False)
 
@@ -135,10 +138,17 @@ def batchtopk_code(
         top = flat.topk(count, sorted=False)
         kept = top.indices[top.values > 0]
     kept = kept.sort().values
-    rows = kept // before.shape[1]
-    starts = _starts(torch.bincount(rows, minlength=len(before)))
-    return Code(starts, (kept % before.shape[1]).int(), flat[kept], before.shape[1])
+    return coded(kept, flat[kept], (len(before), before.shape[1]))
 
 
-def _starts(counts: Int[Tensor, " n"]) -> Int[Tensor, " n_and_one"]:
+def coded(
+    places: Int[Tensor, " entry"], values: Float[Tensor, " entry"], size: tuple[int, int]
+) -> Code:
+    """A code of entries whose places count through the matrix row by row, in this order."""
+    starts = row_starts(torch.bincount(places // size[1], minlength=size[0]))
+    return Code(starts, (places % size[1]).int(), values, size[1])
+
+
+def row_starts(counts: Int[Tensor, " n"]) -> Int[Tensor, " n_and_one"]:
+    """Where each row's entries begin, and their number, from how many each has."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()

@@ -6,6 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probe.dictionaries.candidates import (
+    batchtopk_by_candidates,
+    candidates_pay,
+    topk_by_candidates,
+)
 from probe.dictionaries.kernels import Code, batchtopk_code, topk_code
 from probe.dictionaries.recipe import Recipe
 from probe.dictionaries.step import Batch, Outcome, Parameters
@@ -32,8 +37,8 @@ def sparse_step(
         dead: Features that count as dead.
         guess: See ``batchtopk_code``.
     """
-    read, before = _encoded(p, batch)
-    code = _chosen(before, recipe, k, guess)
+    read = batch.x - p["b_dec"] if batch.tied else batch.x
+    code = _encoded(p, read, recipe, k, guess)
     base = _base(p, batch, recipe)
     ends = recipe.groups or (recipe.d_sae,)
     parts = [
@@ -42,7 +47,7 @@ def sparse_step(
     ]
     residuals = _residuals(parts, p["D"], base, batch.y)
     # a group's features are in its own reconstruction and in every wider one
-    flow = [r * (2 / len(before)) for r in residuals]
+    flow = [r * (2 / len(read)) for r in residuals]
     for i in range(len(flow) - 2, -1, -1):
         flow[i] = flow[i] + flow[i + 1]
     by_code = torch.empty_like(code.values)
@@ -65,34 +70,44 @@ def sparse_step(
     if len(terms) > 1:
         losses["inner"] = sum(terms[:-1])
     if recipe.revive == "auxk" and bool(dead.any()):
-        losses["auxk"] = _add_auxk(p, gradients, batch, read, before, residuals[-1], recipe, dead)
+        losses["auxk"] = _add_auxk(p, gradients, batch, read, residuals[-1], recipe, dead)
     if batch.tied:  # the encoder reads x − b_dec
         gradients["b_dec"] = gradients["b_dec"] - gradients["b_enc"] @ p["E"]
     active = code.values > 0
     fired = torch.bincount(code.features[active], minlength=recipe.d_sae)
     positive = code.values[active]
     return Outcome(
-        losses, gradients, fired, terms[-1] * len(before),
+        losses, gradients, fired, terms[-1] * len(read),
         float(positive.min()) if len(positive) else None,
     )  # fmt: skip
 
 
 def sparse_residual(p: Parameters, batch: Batch, recipe: Recipe) -> Float[Tensor, "row d_out"]:
     """ŷ − y, of all features."""
-    code = _chosen(_encoded(p, batch)[1], recipe, recipe.k, None)
+    read = batch.x - p["b_dec"] if batch.tied else batch.x
+    code = _encoded(p, read, recipe, recipe.k, None)
     return code.decode(p["D"]) + _base(p, batch, recipe) - batch.y
 
 
-def _encoded(p: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What the encoder reads, and its pre-activations."""
-    read = batch.x - p["b_dec"] if batch.tied else batch.x
-    return read, torch.addmm(p["b_enc"], read, p["E"].T)
-
-
-def _chosen(before: Tensor, recipe: Recipe, k: int, guess: float | None) -> Code:
-    if recipe.architecture == "topk":
-        return topk_code(before, k)
-    return batchtopk_code(before, k * len(before), guess)
+def _encoded(
+    p: Parameters, read: Float[Tensor, "row d_in"], recipe: Recipe, k: int, guess: float | None
+) -> Code:
+    """The largest pre-activations, by candidates where that is faster."""
+    E, b, count = p["E"], p["b_enc"], k * len(read)
+    found = None
+    if candidates_pay(read, len(E), k):
+        if recipe.architecture == "topk":
+            found = topk_by_candidates(read, E, b, k)
+        elif guess is not None and guess > 0:
+            found = batchtopk_by_candidates(read, E, b, count, guess)
+    if found is not None:
+        return found
+    before = torch.addmm(b, read, E.T)
+    return (
+        topk_code(before, k)
+        if recipe.architecture == "topk"
+        else batchtopk_code(before, count, guess)
+    )
 
 
 def _base(p: Parameters, batch: Batch, recipe: Recipe) -> Tensor:
@@ -113,8 +128,8 @@ def _residuals(
 
 
 def _add_auxk(
-    p: Parameters, gradients: Parameters, batch: Batch, read: Tensor, before: Tensor,
-    residual: Tensor, recipe: Recipe, dead: Tensor,
+    p: Parameters, gradients: Parameters, batch: Batch, read: Tensor, residual: Tensor,
+    recipe: Recipe, dead: Tensor,
 ) -> float:  # fmt: skip
     """AuxK (Gao et al. 2024, appendix A.2): dead features predict what the live ones miss.
 
@@ -124,14 +139,12 @@ def _add_auxk(
     """
     which = dead.nonzero()[:, 0]
     missing = -residual
-    kept = before[:, which].topk(
-        min(len(which), max(1, batch.x.shape[1] // 2)), dim=-1, sorted=False
-    )
-    acts = torch.zeros(len(before), len(which), dtype=before.dtype, device=before.device)
-    acts.scatter_(1, kept.indices, kept.values.relu())
+    before = torch.addmm(p["b_enc"][which], read, p["E"][which].T)
+    kept = before.topk(min(len(which), max(1, batch.x.shape[1] // 2)), dim=-1, sorted=False)
+    acts = torch.zeros_like(before).scatter_(1, kept.indices, kept.values.relu())
     error = acts @ p["D"][which] - missing
     weight = recipe.aux_weight * _variance(batch.y) / _variance(missing).clamp(min=1e-12)
-    g = error * (2 * weight / len(before))
+    g = error * (2 * weight / len(read))
     by_acts = (g @ p["D"][which].T) * (acts > 0)
     gradients["D"].index_add_(0, which, acts.T @ g)
     gradients["E"].index_add_(0, which, by_acts.T @ read)
