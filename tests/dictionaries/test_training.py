@@ -1,10 +1,6 @@
 """A training ends with the same bits however often it was cut off, and its folds are exact."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -215,39 +211,6 @@ def test_ctrl_c_saves_a_checkpoint(store, tmp_path):
     train_sae(store, out=tmp_path / "whole", site="mlp_in.0", **options("topk"))
     ours, whole = (load_file(tmp_path / n / "sae_weights.safetensors") for n in ("c", "whole"))
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
-
-
-KILLED = """
-import sys
-from probe.dictionaries.store import ActivationStore
-from probe.dictionaries.train import train_sae
-train_sae(ActivationStore(sys.argv[1]), out=sys.argv[2], architecture="batchtopk", d_sae=64, k=4,
-          n_tokens=400_000, batch_size=64, lr=1e-3, site="mlp_in.0", checkpoint_seconds=0.02)
-"""
-
-
-@pytest.mark.slow
-def test_killed_trainings_end_with_the_same_bits(store, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(store.path)]
-    began = time.monotonic()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
-    whole = time.monotonic() - began
-    kills = 0
-    while True:
-        process = subprocess.Popen([*command, str(tmp_path / "killed")])
-        try:
-            process.wait(timeout=whole * (0.55 + 0.1 * kills) if kills < 3 else None)
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills >= 1
-    assert process.returncode == 0
-    ours, theirs = (
-        load_file(tmp_path / n / "sae_weights.safetensors") for n in ("whole", "killed")
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from probe.dictionaries.store import (
     disk_errors,
     write_shard,
 )
-from probe.dictionaries.writing import write_json
+from probe.dictionaries.writing import clear_unfinished, write_json
 
 _SPARE_BYTES = 50_000_000
 _ABOUT = ("tokens", "document", "position")
@@ -105,6 +105,7 @@ def harvest(
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         had = _begun(path, manifest)
+        clear_unfinished(path)
         job = _Job(model, sites, path, manifest, had, tokens_per_batch, seed)
         with progress_bar(f"harvesting {', '.join(manifest.names)}") as report:
             job.run(shard_texts(documents, model, made), n_tokens, report)

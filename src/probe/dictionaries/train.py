@@ -17,7 +17,7 @@ from probe.dictionaries.recipe import Recipe, read_recipe
 from probe.dictionaries.scaling import Data
 from probe.dictionaries.store import ActivationStore, disk_errors
 from probe.dictionaries.trainer import CHECKPOINT, Trainer
-from probe.dictionaries.writing import write_json
+from probe.dictionaries.writing import clear_unfinished, write_json
 
 _LOGS = 200
 _CHECKPOINT_SECONDS = 60.0
@@ -193,6 +193,7 @@ class _Job:
     def begin(self, data: Data) -> Trainer:
         """The trainer, where it left off."""
         self.trainer = Trainer(self.recipe, data, self.device)
+        clear_unfinished(self.path)
         if self.checkpoint.exists():
             self.trainer.load(self.checkpoint, self.about)
         return self.trainer

@@ -22,6 +22,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what runs that were killed in the middle of a file have left in a folder."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Put a value at a path as JSON."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
