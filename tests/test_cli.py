@@ -192,6 +192,40 @@ def test_studies_are_listed_and_one_that_fails_makes_the_status_1(
     assert f"wrote {tmp_path / 'REPORT-quick.md'}" in written.out
 
 
+@pytest.mark.slow
+def test_from_a_text_to_a_dictionary_its_numbers_and_its_index(run: Cli, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    lines = [f"John went to the store with Mary and {i} cats . " * 8 for i in range(40)]
+    text.write_text("".join(json.dumps({"said": line}) + "\n" for line in lines))
+    store, made, index = (str(tmp_path / name) for name in ("store", "made", "index.sqlite"))
+    read = (str(text), *TOY, "--column", "said", "--n-pos", "32")
+    said = run("harvest", *read, "--out", store, "--site", "resid_post.0", "--n-tokens", "2000")
+    assert said.code == 0, said.err
+    rows = len(probe.ActivationStore(store))
+    assert f"ActivationStore({rows} rows of resid_post.0 [32]" in said.out
+    words = ("--architecture", "topk", "--d-sae", "64", "--k=4", "--n_tokens", "9000")
+    said = run("train", store, "--out", made, *words, "--batch-size", "256")
+    assert said.code == 0, said.err
+    sae = probe.load_dictionary(made)
+    assert (sae.d_sae, sae.k) == (64, 4)
+    assert f"{sae.metadata['last']['explained_variance']:.4g}" in said.out
+    said = run("evaluate", made, *read)
+    assert said.code == 0, said.err
+    frame = probe.load_result("last").frame
+    assert f"{frame['value'][0]:.4g}" in said.out
+    assert "… 64 more rows" in said.out
+    said = run("index", made, *read, "--out", index)
+    assert said.code == 0, said.err
+    assert f"64 features, {probe.FeatureIndex(index).about['tokens']} tokens" in said.out
+
+
+def test_the_options_of_a_training_are_listed(run: Cli) -> None:
+    said = run("list", "training")
+    assert said.code == 0
+    assert "Leave out rows of more than so many times the median norm" in said.out
+    assert "PydanticUndefined" not in said.out
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["doctor", "--help"]])
 def test_help(run: Cli, words: list[str]) -> None:
     said = run(*words)
@@ -255,6 +289,20 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "show's path": (["show", "../../etc"], ["is not a run id"]),
     "rerun": (["rerun", "nope"], ['there is no run "nope"']),
     "diff": (["diff", "a", "b"], ['there is no run "a"']),
+    "corpus": (
+        ["harvest", "no.jsonl", *TOY, "--out", "x", "--site", "z.0"],
+        ["'no.jsonl' does not exist"],
+    ),
+    "kind of file": (
+        ["index", "toy", "text.csv", *TOY, "--out", "x"], ["ends in '.csv'", ".jsonl, .parquet"],
+    ),
+    "store": (["train", "nowhere", "--out", "x"], ["no activation store in 'nowhere'"]),
+    "kind of dictionary": (
+        ["train", "nowhere", "--out", "x", "--kind", "sea"], ['did you mean "sae"?'],
+    ),
+    "dictionary": (
+        ["evaluate", "smollm2-resid-51", "a.txt", *TOY], ['did you mean "smollm2-resid-15"?'],
+    ),
     "command": (["rnu", "logit_lens"], ["No such command 'rnu'"]),
     "number": (["run", "logit_lens", "--n", "many"], ["Invalid value for '--n'"]),
     "prompts of no task": (

@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from probe import cli_dictionaries
+from probe.cli_words import (
+    ModelName,
+    number,
+    options_of,
+    print_options,
+    print_rows,
+    printable,
+    show_result,
+    stderr,
+    stdout,
+)
 from probe.core.errors import OptionError, ProbeError, RunError, nearest
 
 app = typer.Typer(
@@ -19,14 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# A pipe has no width: nothing is cut or wrapped for a program that reads it.
-_WIDE = 10_000
-_out = Console(width=None if sys.stdout.isatty() else _WIDE)
-_err = Console(stderr=True)
-
-_LISTS = ("methods", "tasks", "models", "metrics")
-
-ModelName = Annotated[str, typer.Option("--model", "-m", help="Name, hub id, folder or .gguf file")]
+_LISTS = ("methods", "tasks", "models", "metrics", "training")
+app.add_typer(cli_dictionaries.app)
 
 
 def main() -> None:
@@ -34,20 +38,20 @@ def main() -> None:
     try:
         app()
     except ProbeError as error:
-        _err.print(f"[bold red]error:[/] {escape(_printable(str(error)))}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
-        _err.print("stopped")
+        stderr.print("stopped")
         sys.exit(130)
 
 
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, tasks, models, metrics, or one method or task")
+        str, typer.Argument(help="methods, tasks, models, metrics, training, or one method or task")
     ] = "methods",
 ) -> None:
-    """List what there is to run; of one method or task, its options."""
+    """List what there is to run; of one method, task or a training, its options."""
     import probe
     from probe.core.metric import METRICS
 
@@ -57,7 +61,13 @@ def list_(
             raise OptionError(
                 f'there is nothing called "{what}"', remedy=nearest(what, [*_LISTS, *found])
             )
-        _print_options(found[what])
+        stdout.print(escape(found[what].question))
+        print_options(found[what].options)
+        return
+    if what == "training":
+        from probe.dictionaries.recipe import Recipe
+
+        print_options(Recipe)
         return
     if what == "models":
         rows = [(name, "") for name in probe.models()]
@@ -67,7 +77,7 @@ def list_(
     else:
         table = (probe.methods() if what == "methods" else probe.tasks()).table
         rows = list(table.iloc[:, :2].itertuples(index=False, name=None))
-    _print_rows((what.removesuffix("s"), "about"), rows)
+    print_rows((what.removesuffix("s"), "about"), rows)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -88,7 +98,7 @@ def run(
     """Run a method; its own options follow, as --option value."""
     import probe
 
-    options = _options(words or [])
+    options = options_of(words or [])
     chosen = probe.methods()
     if method not in chosen:
         raise OptionError(f'there is no method "{method}"', remedy=nearest(method, chosen))
@@ -98,13 +108,13 @@ def run(
         options |= drawn
     chosen[method].parse(options)  # before a model is loaded for nothing
     given = _task(task, drawn if built_in else {})
-    with _err.status(f"loading {model}"):
+    with stderr.status(f"loading {model}"):
         loaded = probe.load_model(model)
-    with _err.status(f"{method} on {loaded.name}"):
+    with stderr.status(f"{method} on {loaded.name}"):
         result = probe.run(method, model=loaded, task=given, prompt=prompt or None, **options)
-    _show(result, rows)
+    show_result(result, rows)
     if save:
-        _out.print(f"saved as [bold]{result.save().name}[/]")
+        stdout.print(f"saved as [bold]{result.save().name}[/]")
 
 
 @app.command()
@@ -117,9 +127,9 @@ def show(
     import probe
 
     result = probe.load_result(run_id)
-    _show(result, rows)
+    show_result(result, rows)
     record = result.provenance
-    _print_rows(
+    print_rows(
         ("field", "value"),
         [(k, json.dumps(v)[:200]) for k, v in record.model_dump(mode="json").items() if v],
     )
@@ -130,7 +140,7 @@ def show(
             html.write_text(page(result), "utf-8")
         except OSError as error:
             raise RunError(f"cannot write {html}: {error}") from None
-        _out.print(f"wrote {html}")
+        stdout.print(f"wrote {html}")
 
 
 @app.command()
@@ -139,7 +149,7 @@ def runs() -> None:
     import probe
 
     table = probe.runs()
-    _print_rows(list(table.columns), list(table.itertuples(index=False, name=None)))
+    print_rows(list(table.columns), list(table.itertuples(index=False, name=None)))
 
 
 @app.command()
@@ -147,7 +157,7 @@ def diff(a: str, b: str) -> None:
     """Say what differs between two saved runs."""
     import probe
 
-    _out.print(escape(_printable(str(probe.diff(a, b)))), highlight=False)
+    stdout.print(escape(printable(str(probe.diff(a, b)))), highlight=False)
 
 
 @app.command()
@@ -157,9 +167,9 @@ def rerun(
     """Run a saved run again and compare the numbers; exit status 1 where they differ."""
     import probe
 
-    with _err.status("running again"):
+    with stderr.status("running again"):
         again = probe.rerun(run_id)
-    _out.print(escape(again.about), highlight=False)
+    stdout.print(escape(again.about), highlight=False)
     if not again.same:
         raise typer.Exit(1)
 
@@ -177,18 +187,18 @@ def reproduce(
     import probe
 
     if report:
-        _out.print(f"wrote {probe.write_report(quick=quick)}")
+        stdout.print(f"wrote {probe.write_report(quick=quick)}")
         return
     if not names and not every:
-        _print_rows(("study", "about"), list(probe.studies().items()))
+        print_rows(("study", "about"), list(probe.studies().items()))
         return
     done = probe.reproduce(*(names or ()), quick=quick, seed=seed, jobs=jobs)
     for one in done:
         if one.said:
-            _out.print(escape(_printable(one.said)), highlight=False)
+            stdout.print(escape(printable(one.said)), highlight=False)
     counts = [", ".join(f"{n} {verdict}" for verdict, n in one.verdicts.items()) for one in done]
     names = [one.name for one in done]
-    _print_rows(("study", "claims"), zip(names, [c or "FAILED" for c in counts], strict=True))
+    print_rows(("study", "claims"), zip(names, [c or "FAILED" for c in counts], strict=True))
     if not all(one.folder for one in done):
         raise typer.Exit(1)
 
@@ -201,13 +211,13 @@ def doctor(
     """Compare what is recorded with Hugging Face's own outputs; exit status 1 if a row fails."""
     import probe
 
-    with _err.status(f"loading {model}"):
+    with stderr.status(f"loading {model}"):
         checks = probe.doctor(model, dtype=dtype)
     rows = [
-        ("ok" if row.ok else "FAILED", row.name, _number(row.value), _number(row.limit), row.about)
+        ("ok" if row.ok else "FAILED", row.name, number(row.value), number(row.limit), row.about)
         for row in checks.itertuples(index=False)
     ]
-    _print_rows(("", "check", "found", "limit", "about"), rows)
+    print_rows(("", "check", "found", "limit", "about"), rows)
     if not checks.ok.all():
         raise typer.Exit(1)
 
@@ -237,7 +247,7 @@ def merge(
     if weights is not None:
         options["weights"] = weights.split(",")
     made = probe.merge(models, out=out, how=how, base=base, **options)
-    _out.print(f"wrote {escape(str(made))}", highlight=False)
+    stdout.print(f"wrote {escape(str(made))}", highlight=False)
 
 
 @app.command()
@@ -257,47 +267,11 @@ def explore(
             remedy="run it from a clone of the repository: make explore",
         )
     query = urlencode({"v": 1, "m": model, **({"q": prompt} if prompt else {})})
-    _out.print(f"http://127.0.0.1:{port}/?{query}")
+    stdout.print(f"http://127.0.0.1:{port}/?{query}")
     command = [sys.executable, "-m", "streamlit", "run", str(page)]
     command += [f"--server.port={port}", "--server.address=127.0.0.1"]
     command += ["--browser.gatherUsageStats=false"]
     raise typer.Exit(subprocess.run(command, check=False, cwd=page.parents[1]).returncode)
-
-
-def _print_options(thing: Any) -> None:
-    """Options of a method or task, with their defaults."""
-    _out.print(escape(thing.question))
-    fields = thing.options.model_fields
-    _print_rows(
-        ("option", "default", "about"),
-        [(f"--{name}", repr(f.default), f.description) for name, f in fields.items()],
-    )
-
-
-def _options(words: list[str]) -> dict[str, Any]:
-    """``--layers [0,1] --top 3 --centre`` as keyword arguments; values are JSON where they can be.
-
-    >>> _options(["--layers", "[0, 1]", "--show=rank", "--centre"])
-    {'layers': [0, 1], 'show': 'rank', 'centre': True}
-    """
-    options: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise OptionError(f'"{word}" stands alone', expected="--option value")
-        name, equals, text = word[2:].partition("=")
-        if not equals and rest and not rest[0].startswith("--"):
-            text, equals = rest.pop(0), "="
-        options[name.replace("-", "_")] = _value(text) if equals else True
-    return options
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _task(name: str | None, drawn: dict[str, int]) -> Any:
@@ -308,33 +282,3 @@ def _task(name: str | None, drawn: dict[str, int]) -> Any:
     if name.endswith(".jsonl"):
         return probe.Task.from_jsonl(name)
     return probe.load_task(name, **drawn)
-
-
-def _show(result: Any, rows: int) -> None:
-    frame = result.frame
-    _print_rows(list(frame.columns), list(frame.head(rows).itertuples(index=False, name=None)))
-    if len(frame) > rows:
-        _out.print(f"… {len(frame) - rows} more rows")
-    for note in result.provenance.notes:
-        _out.print(f"note: {escape(note)}", highlight=False)
-
-
-def _print_rows(names: Any, rows: Any) -> None:
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(names):
-        # the first column is what one copies: an id, a name
-        table.add_column(escape(str(name)), no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_printable(_number(cell))) for cell in row))
-    _out.print(table)
-
-
-def _number(cell: Any) -> str:
-    if isinstance(cell, float):
-        return "" if cell != cell else f"{cell:.4g}"
-    return "" if cell is None else str(cell)
-
-
-def _printable(text: str) -> str:
-    """Control characters would move the terminal's cursor; they are shown as what they are."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
