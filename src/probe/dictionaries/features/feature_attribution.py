@@ -26,7 +26,8 @@ _COLUMNS = {
     "feature": "feature of the dictionary; missing for the error",
     "chosen": "why it was measured: strongest estimate, drawn at random, or the error",
     "activation": "largest activation in the prompt; for the error its largest norm",
-    "estimate": "first-order change of the metric, from the gradient of the clean run",
+    "estimate": "first-order change of the metric, from the gradient of the clean run; of no use "
+    "for the error, which is no small change",
     "value": "measured change of the metric: changed less clean run",
     "correlation": "Pearson's r of estimate and value over this prompt's features, the same in "
     "each row; missing with fewer than three features or no spread",
@@ -62,6 +63,10 @@ def feature_attribution(
     estimate are then measured, and some at random, so that ``correlation`` says how far the
     estimate can be trusted here. ``value``: in the metric's unit; for the logit difference,
     negative where the answer needs the feature.
+
+    Do not use the estimate of the error: taking away all that the dictionary leaves out is no small
+    change, least of all in a residual stream, and the gradient at the clean run says little about
+    it. Its ``value`` is measured like the others.
 
     Raises:
         DictionaryError: No such dictionary, or one of another model.

@@ -100,6 +100,10 @@ def feature_circuit(
     path there is; its second half is the second node's gradient. Edges join dictionaries that
     follow one another.
 
+    The gradient is the plain one of the clean run, not integrated along a path: small features are
+    estimated well, an error node, which is no small change, is not. ``feature_attribution``
+    measures both.
+
     Raises:
         DictionaryError: No such dictionary, or one of another model.
         OptionError: Two dictionaries that write at one site.
