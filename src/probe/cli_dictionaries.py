@@ -19,8 +19,10 @@ from probe.core.errors import OptionError, nearest
 
 app = typer.Typer()
 
-Text = Annotated[Path, typer.Argument(help="A .txt, .jsonl or .parquet file")]
-Column = Annotated[str, typer.Option(help="Field of a JSONL or Parquet file that holds the text")]
+Text = Annotated[
+    str, typer.Argument(help="A .txt, .jsonl or .parquet file, or hf:NAME, a dataset on the hub")
+]
+Column = Annotated[str, typer.Option(help="Field of a file or dataset that holds the text")]
 Name = Annotated[str, typer.Argument(help="A folder, or the name of a shipped dictionary")]
 Tokens = Annotated[int | None, typer.Option(help="Stop after so many; without it, read it all")]
 Width = Annotated[int, typer.Option(help="Tokens the model sees at once")]

@@ -8,6 +8,7 @@ from typing import Any
 
 from probe.core.errors import CorpusError, OptionError
 from probe.corpora.files import READERS
+from probe.corpora.hub import PREFIX, DatasetTexts, is_saved_dataset
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ def load_corpus(
 
     Args:
         source: A file, by its ending: ``.txt`` (documents are separated by blank lines),
-            ``.jsonl`` (one object a line) or ``.parquet``; or strings, one a document. Strings
-            that can be read only once, like a generator, give a corpus that can be read once.
-        column: The field of a JSONL or Parquet file that holds the text.
+            ``.jsonl`` (one object a line) or ``.parquet``; ``hf:NAME`` or ``hf:NAME:SPLIT``, a
+            dataset of the Hugging Face hub, or a folder that ``Dataset.save_to_disk`` wrote; or
+            strings, one a document. Strings that can be read only once, like a generator, give a
+            corpus that can be read once.
+        column: The field of a file or dataset that holds the text.
         limit: The most documents to read; all by default.
 
     Raises:
@@ -71,7 +74,12 @@ def load_corpus(
     """
     if limit is not None and limit < 1:
         raise OptionError(f"limit={limit}", expected="at least one document, or None for all")
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return Corpus(source, DatasetTexts.named(source, column), column, limit)
     if isinstance(source, str | Path):
+        if is_saved_dataset(Path(source)):
+            saved = DatasetTexts(str(source), "", column)
+            return Corpus(Path(source).name, saved, column, limit)
         path = _file(Path(source))
         return Corpus(path.name, path, column, limit)
     if isinstance(source, bytes) or not isinstance(source, Iterable):
