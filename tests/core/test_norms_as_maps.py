@@ -29,6 +29,23 @@ def test_a_matrix_behind_a_norm() -> None:
     )
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "qwen2"])
+def test_slopes_are_taken_back_as_autograd_takes_them(family: str) -> None:
+    """Through the layer itself, one head after another; of the smaller run eps counts."""
+    model = loaded(family)
+    norm, matrix = model.norm("attn_in", 1), model.weights.W_K(1)
+    assert norm is not None
+    x = torch.randn(2, 3, matrix.shape[1]) * torch.tensor([1.0, 1e-2])[:, None, None]
+    slopes = torch.randn(2, 3, matrix.shape[0], matrix.shape[2])
+    ours = norm.taken_back(x, slopes, matrix)
+    for head, weight in enumerate(matrix):
+        own = x.clone().requires_grad_()
+        read = model.block(1).ln1(own) @ weight
+        (each,) = torch.autograd.grad(read, own, slopes[:, :, head])
+        size = float(each.sum(0).abs().max())
+        torch.testing.assert_close(ours[head], each.sum(0), rtol=1e-3, atol=1e-4 * size)
+
+
 def test_where_there_is_no_norm_there_is_none() -> None:
     model = loaded("qwen2")
     assert model.norm("attn_out", 0) is None

@@ -72,3 +72,23 @@ class LinearNorm:
     ) -> Float[Tensor, "*any d_model"]:
         """The linear map without its bias."""
         return self.centre(x) / scale * self.gain
+
+    def taken_back(
+        self,
+        x: Float[Tensor, "run token d_model"],
+        slopes: Float[Tensor, "run token head out"],
+        matrix: Float[Tensor, "head d_model out"],
+    ) -> Float[Tensor, "head token d_model"]:
+        """From slopes by ``self(x) @ matrix`` to the slope by ``x``, summed over runs.
+
+        The layer's own derivative, its denominator's included. With c = centre(x), g = gain and
+        s = scale it takes a slope y by what it gives to centre(g y / s) - c (c · g y) / (d s³).
+        Both terms are summed over runs before anything as wide as the stream is made for each head.
+        """
+        c, gained = self.centre(x), self.gain[:, None] * matrix
+        variance = c.pow(2).mean(-1, keepdim=True) + self.eps
+        scaled = slopes / variance.sqrt()[..., None]
+        direct = torch.einsum("tho,hmo->htm", scaled.sum(0), gained)
+        along = (scaled * torch.einsum("rtm,hmo->rtho", c, gained)).sum(-1)
+        shrink = torch.einsum("rth,rtm->htm", along / (variance * c.shape[-1]), c)
+        return self.centre(direct) - shrink

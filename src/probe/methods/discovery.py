@@ -36,7 +36,7 @@ Ranking = Literal["eap", "eap_ig", "clean_corrupted", "information_flow", "rando
 Scores = Float[Tensor, "sender receiver"]
 
 _RUNS_HELD = 8
-"""Runs whose slopes are kept until they are multiplied, about three vectors a layer and token."""
+"""Runs whose slopes are kept until they are multiplied, about four vectors a layer and token."""
 
 
 def eap_runs(
@@ -75,7 +75,7 @@ def eap_scores(
     Cost: as ``eap_runs``.
     """
     gap, runs = eap_runs(model, encoded, metric, direction, at)
-    return edge_scores(gap, [Slopes.of(*run) for run in runs]) / len(runs)
+    return edge_scores(gap, [Slopes.of(gap, *run) for run in runs]) / len(runs)
 
 
 def ig_scores(
@@ -94,7 +94,7 @@ def ig_scores(
     if variant == "activations":
         return _along_activations(model, encoded, metric, direction, steps)
     runs = ig_runs(model, encoded, metric, direction, steps)
-    held = ((gap, Slopes.of(values, slopes)) for gap, values, slopes in runs)
+    held = ((gap, Slopes.of(gap, values, slopes)) for gap, values, slopes in runs)
     total, n = _added_up(Graph.of(model.dims), held)
     return total / n
 
@@ -152,7 +152,7 @@ def _along_activations(
     source = model.trace(encoded, [*WRITES, *held], corrupted=not corrupted)
     gap = Gap.of(model, encoded, values, source)
     # The last step is the base run, for every group.
-    total = edge_scores(gap, [Slopes.of(values, slopes)])
+    total = edge_scores(gap, [Slopes.of(gap, values, slopes)])
     done, n_runs = itertools.count(1), (steps - 1) * len(groups)
 
     def runs(site: Site, report: Report) -> Iterator[tuple[Gap, Slopes]]:
@@ -162,7 +162,7 @@ def _along_activations(
                 encoded, sites, metric, corrupted=corrupted, edits=[patch(site, mixed)]
             )
             report(next(done), n_runs, "runs")
-            yield gap, Slopes.of(*run)
+            yield gap, Slopes.of(gap, *run)
 
     with progress_bar("integrating gradients") as report:
         for site, senders in groups:

@@ -6,11 +6,13 @@ is ever there for all edges: both are made for a few positions at a time from wh
 which is a few vectors for each layer and token, and multiplied at once.
 
 The slope by what a head reads is the recorded slope by its query, key or value, taken back through
-the projection and the block's norm by automatic differentiation of the model's own modules.
+the projection and the block's norm. What senders wrote is the same in every run whose slopes are
+averaged, so slopes are added up first and multiplied once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import pandas as pd
@@ -23,7 +25,7 @@ from probe.core.errors import ModelError
 from probe.core.graph import Graph
 from probe.core.model import Model
 from probe.core.result import View
-from probe.core.site import Site, SiteLike
+from probe.core.site import Site, SiteLike, expand_sites
 from probe.core.task import Encoded
 from probe.core.trace import Trace
 
@@ -90,28 +92,34 @@ class Gap:
         assert begin is not None  # pairs have one
         return cls(model, Graph.of(model.dims), base, source, begin)
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Prompts and positions at which the runs may differ, a few at a time."""
-        width = self.base.tokens.shape[1]
-        pos = torch.arange(width)
+    @cached_property
+    def places(self) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"]]:
+        """Prompts and positions at which the runs may differ."""
+        pos = torch.arange(self.base.tokens.shape[1])
         rows, at = ((pos >= self.begin[:, None]) & (pos < self.base.lengths[:, None])).nonzero().T
+        return rows, at
+
+    def chunks(self) -> Iterator[slice]:
+        """A few of the places at a time."""
         each = len(self.graph.senders) * self.graph.d_model * 4
         size = max(1, _BYTES_PER_CHUNK // each)
-        yield from zip(rows.split(size), at.split(size), strict=True)
+        yield from (slice(n, n + size) for n in range(0, len(self.places[0]), size))
 
     def at(self, rows: Tensor, pos: Tensor) -> Float[Tensor, "sender token d_model"]:
         """The difference at these places, for every sender."""
         first = Site("resid_pre", 0)
         parts = [(_at(self.source, first, rows, pos) - _at(self.base, first, rows, pos))[None]]
         for layer in range(self.graph.n_layers):
-            heads = [
-                written_by_heads(self.model, layer, _at(trace, Site("z", layer), rows, pos))
-                for trace in (self.source, self.base)
-            ]
-            mlps = [
-                _at(trace, Site("mlp_out", layer), rows, pos) for trace in (self.source, self.base)
-            ]
-            parts += [(heads[0] - heads[1]).movedim(1, 0), (mlps[0] - mlps[1])[None]]
+            z, mlp = (
+                [_at(trace, Site(kind, layer), rows, pos) for trace in (self.source, self.base)]
+                for kind in ("z", "mlp_out")
+            )
+            if self.model.norm("attn_out", layer) is None:
+                heads = self.model.head_outputs(layer, z[0] - z[1])
+            else:  # which has another denominator in each run
+                wrote = [written_by_heads(self.model, layer, each) for each in z]
+                heads = wrote[0] - wrote[1]
+            parts += [heads.movedim(1, 0), (mlp[0] - mlp[1])[None]]
         return torch.cat(parts)
 
 
@@ -120,19 +128,22 @@ class Slopes:
     """Of one run, what the slopes by all that is read are made from.
 
     Attributes:
-        streams: What the heads read: ``resid_pre``.
-        by: Slopes by queries, keys, values, by what MLPs read, and by the last residual stream.
+        at: At each of the gap's places what blocks read, ``resid_pre``, and the slopes by queries,
+            keys, values, by what MLPs read, and by the last residual stream.
     """
 
-    streams: Trace
-    by: Trace
+    at: dict[Site, Float[Tensor, "place ..."]]
 
     @classmethod
-    def of(cls, values: Trace, slopes: Trace) -> "Slopes":
+    def of(cls, gap: Gap, values: Trace, slopes: Trace) -> "Slopes":
         """Of values and slopes at ``slope_sites``, which may be forgotten then."""
-        read = {site: value for site, value in slopes.items() if site.kind != "resid_pre"}
-        streams = {site: value for site, value in values.items() if site.kind == "resid_pre"}
-        return cls(replace(values, activations=streams), replace(slopes, activations=read))
+        wanted = expand_sites(slope_sites(gap.model), gap.graph.n_layers)
+        return cls(
+            {
+                site: _at(values if site.kind == "resid_pre" else slopes, site, *gap.places)
+                for site in wanted
+            }
+        )
 
 
 def edge_scores(
@@ -147,45 +158,39 @@ def edge_scores(
     """
     graph, first = gap.graph, senders.indices(len(gap.graph.senders))[0]
     total = torch.zeros(graph.edges.shape, dtype=torch.float64)
-    for rows, pos in gap.chunks():
-        apart = gap.at(rows, pos)[senders].flatten(1)
+    rows, pos = gap.places
+    for chunk in gap.chunks():
+        apart = gap.at(rows[chunk], pos[chunk])[senders].flatten(1)
         for layer in range(graph.n_layers + 1):
             # One product for all that a block reads: what senders wrote is large, and read once.
             place, n_read = graph.block(layer)
             n = min(max(0, n_read - first), len(apart))
-            slopes = torch.stack([_reads(gap.model, run, layer, rows, pos) for run in runs])
-            product = apart[:n] @ slopes.sum(0).flatten(1).T
+            slope = _read_by(gap.model, runs, layer, chunk)
+            product = apart[:n] @ slope.flatten(1).T
             total[first : first + n, place] += product.double().cpu()
     return total.where(graph.edges, 0.0)
 
 
-def _reads(
-    model: Model, run: Slopes, layer: int, rows: Tensor, pos: Tensor
+def _read_by(
+    model: Model, runs: Sequence[Slopes], layer: int, places: slice
 ) -> Float[Tensor, "receiver token d_model"]:
-    """The slope by what each receiver of a block reads; after the last block by the logits'."""
+    """The slope by what each receiver of a block reads, after the last block by what logits do."""
+
+    def recorded(kind: str, layer: int) -> Float[Tensor, "run token ..."]:
+        return torch.stack([run.at[Site(kind, layer)][places] for run in runs])
+
     if layer == model.dims.n_layers:
-        return _at(run.by, Site("resid_post", layer - 1), rows, pos)[None]
-    stream = _at(run.streams, Site("resid_pre", layer), rows, pos)
-    heads = [
-        _taken_back(model, layer, kind, stream, _at(run.by, Site(kind, layer), rows, pos))
-        for kind in _HEADS_READ
-    ]
-    return torch.cat([*heads, _at(run.by, Site("mlp_resid", layer), rows, pos)[None]])
-
-
-def _taken_back(
-    model: Model,
-    layer: int,
-    kind: str,
-    stream: Float[Tensor, "token d_model"],
-    slope: Float[Tensor, "token heads d_head"],
-) -> Float[Tensor, "heads token d_model"]:
-    """From the slope by a query, key or value to the slope by the stream that is read for it."""
-    with torch.enable_grad():
-        own = stream[:, None].repeat(1, slope.shape[1], 1).to(model.dtype).requires_grad_()
-        read = model.read_in(layer, kind, own)
-        (back,) = torch.autograd.grad(read, own, slope.to(read))
-    return _wide(back).movedim(1, 0)
+        return recorded("resid_post", layer - 1).sum(0)[None]
+    stream = recorded("resid_pre", layer)
+    parts, norm = [], model.norm("attn_in", layer)
+    for kind in _HEADS_READ:
+        slopes = recorded(kind, layer)
+        weight = getattr(model.weights, f"W_{kind.upper()}")(layer).to(slopes)
+        if norm is None:
+            parts.append(torch.einsum("rtho,hmo->htm", slopes, weight))
+        else:
+            parts.append(norm.taken_back(stream, slopes, weight))
+    return torch.cat([*parts, recorded("mlp_resid", layer).sum(0)[None]])
 
 
 def neuron_scores(gap: Gap, slopes: Trace) -> dict[Site, Float[Tensor, "..."]]:

@@ -72,8 +72,8 @@ def eap(
         OptionError: Neurons at ``gradient="both"``.
 
     Cost: two forward passes and one backward pass, and products of senders with receivers; one
-    backward pass more for ``both``. Memory of about ten vectors for each layer and token, whatever
-    the number of edges.
+    backward pass more for ``both``. Memory of about 25 vectors for each layer and token, most of
+    them the backward pass's, whatever the number of edges.
 
     Source: Syed et al. 2023, "Attribution patching outperforms automated circuit discovery"; Hanna
     et al. 2024 (``both``).

@@ -74,7 +74,8 @@ def eap_ig(
 
     Cost: one forward pass, and a forward and a backward pass for each step; for ``activations``
     two forward passes, and for each step but one a forward and a backward pass for each of
-    2 · layers + 1 groups.
+    2 · layers + 1 groups. Memory as ``eap``, and four vectors for each layer and token that may
+    differ, for each of at most eight steps.
 
     Source: Hanna et al. 2024, "Have Faith in Faithfulness".
 
