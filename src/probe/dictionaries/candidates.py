@@ -23,6 +23,8 @@ _BLOCKS = 2.25
 """Blocks of a row, times k: their k-th largest maximum bounds the row's k-th largest from below."""
 _SPARSE = 16
 """Below this many features for each that is kept, candidates save nothing."""
+_ROWS = 1024
+"""Of the encoder, looked at together: few enough to stay in the processor's cache."""
 
 
 def candidates_pay(read: Float[Tensor, "row d_in"], d_sae: int, k: int) -> bool:
@@ -122,17 +124,22 @@ def _rough(read: Tensor, E: Tensor, b: Tensor) -> _Rough | None:
     With hats for what is rounded, |x̂·Ê − x·E| ≤ ‖x − x̂‖‖Ê‖ + ‖x‖‖E − Ê‖; the biases add their own
     rounding, and the sums in float32 that of d_in additions, here and in the exact product.
     """
-    x16, E16 = read.bfloat16(), E.bfloat16()
     size, widest = read.norm(dim=1), float(E.norm(dim=1).max())
-    apart = float((E - E16).norm(dim=1).max())
-    error = (read - x16).norm(dim=1) * (widest + apart) + size * apart
+    apart = max(float(_rounded_off(rows).max()) for rows in E.split(_ROWS))
+    error = _rounded_off(read) * (widest + apart) + size * apart
     error += read.shape[1] * 2.0**-22 * size * widest + _ROUNDOFF * float(b.abs().max())
     # rounding the shift is an error too, and the shift must stay above it
     shift = 1.02 * float(error.max()) + 1e-30
     error += _ROUNDOFF * shift
     if not torch.isfinite(error).all():
         return None
-    return _Rough(torch.addmm((b + shift).bfloat16(), x16, E16.T), error, shift)
+    product = torch.addmm((b + shift).bfloat16(), read.bfloat16(), E.bfloat16().T)
+    return _Rough(product, error, shift)
+
+
+def _rounded_off(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, " row"]:
+    """Norm of what rounding a row to bfloat16 takes away."""
+    return (rows - rows.bfloat16().float()).norm(dim=1)
 
 
 def _exact(

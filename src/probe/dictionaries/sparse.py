@@ -11,7 +11,7 @@ from probe.dictionaries.candidates import (
     candidates_pay,
     topk_by_candidates,
 )
-from probe.dictionaries.kernels import Code, batchtopk_code, topk_code
+from probe.dictionaries.kernels import Code, Transposed, batchtopk_code, topk_code
 from probe.dictionaries.recipe import Recipe
 from probe.dictionaries.step import Batch, Outcome, Parameters
 
@@ -50,17 +50,9 @@ def sparse_step(
     flow = [r * (2 / len(read)) for r in residuals]
     for i in range(len(flow) - 2, -1, -1):
         flow[i] = flow[i] + flow[i + 1]
-    by_code = torch.empty_like(code.values)
     turned = code.transposed()
-    gradients = {"D": torch.zeros_like(p["D"]), "b_dec": flow[0].sum(0)}
-    for (part, inside), g in zip(parts, flow, strict=True):
-        grad = part.gradient(g, p["D"])
-        if inside is None:
-            by_code = grad
-            gradients["D"] = turned.accumulate(code.values, g)
-        else:
-            by_code[inside] = grad
-            gradients["D"] += part.transposed().accumulate(part.values, g)
+    by_code, by_decoder = _backwards(code, parts, flow, p["D"], turned)
+    gradients = {"D": by_decoder, "b_dec": flow[0].sum(0)}
     gradients["E"] = turned.accumulate(by_code, read)
     gradients["b_enc"] = torch.zeros_like(p["b_enc"]).index_add_(0, code.features.long(), by_code)
     if recipe.skip:
@@ -125,6 +117,21 @@ def _residuals(
         so_far = so_far + part.decode(D)
         found.append(so_far)
     return found
+
+
+def _backwards(
+    code: Code, parts: Sequence[tuple[Code, Tensor | None]], flow: Sequence[Tensor], D: Tensor,
+    turned: Transposed,
+) -> tuple[Float[Tensor, " entry"], Float[Tensor, "feature d_out"]]:  # fmt: skip
+    """The loss's gradient by the code and by the decoder, given that by each reconstruction."""
+    (only, whole), g = parts[0], flow[0]
+    if whole is None:
+        return only.gradient(g, D), turned.accumulate(code.values, g)
+    by_code, by_decoder = torch.empty_like(code.values), torch.zeros_like(D)
+    for (part, inside), g in zip(parts, flow, strict=True):
+        by_code[inside] = part.gradient(g, D)
+        by_decoder += part.transposed().accumulate(part.values, g)
+    return by_code, by_decoder
 
 
 def _add_auxk(
