@@ -23,10 +23,9 @@ from probe.dictionaries.store import (
     Manifest,
     Shard,
     check_finite,
-    disk_errors,
     write_shard,
 )
-from probe.dictionaries.writing import clear_unfinished, write_json
+from probe.dictionaries.writing import clear_unfinished, disk_errors, write_json
 
 _SPARE_BYTES = 50_000_000
 _ABOUT = ("tokens", "document", "position")

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from probe.core.errors import DictionaryError, SiteError, nearest
 from probe.core.provenance import hash_text
 from probe.core.site import Site
-from probe.dictionaries.writing import tensor_bytes, write_bytes, write_json
+from probe.dictionaries.writing import disk_errors, tensor_bytes, write_bytes, write_json
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -292,19 +291,6 @@ def check_finite(name: str, rows: Float[Tensor, "row width"], where: str) -> Non
             expected="finite activations",
             remedy='a dtype that holds them: dtype="bfloat16" or "float32", or other weights',
         )
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """A disk that is full or not writable is our error, which says that nothing is lost."""
-    try:
-        yield
-    except OSError as error:
-        raise DictionaryError(
-            f"{path} cannot be written: {error.strerror}",
-            expected="a folder with room",
-            remedy="make room and call again: what is written stays, and the rest follows",
-        ) from None
 
 
 def _shuffled(n: int, *seeds: int) -> Int[Tensor, " n"]:

@@ -15,9 +15,9 @@ from probe.dictionaries.dictionary import SparseDictionary
 from probe.dictionaries.files import CONFIG, TRAINING, load_dictionary
 from probe.dictionaries.recipe import Recipe, read_recipe
 from probe.dictionaries.scaling import Data
-from probe.dictionaries.store import ActivationStore, disk_errors
+from probe.dictionaries.store import ActivationStore
 from probe.dictionaries.trainer import CHECKPOINT, Trainer
-from probe.dictionaries.writing import clear_unfinished, write_json
+from probe.dictionaries.writing import clear_unfinished, disk_errors, write_json
 
 _LOGS = 200
 _CHECKPOINT_SECONDS = 60.0
@@ -284,20 +284,10 @@ def _run(
             if trainer.step % every == 0 or trainer.done:
                 trainer.log()
         rate = (step + 1 - start) * recipe.batch_size / (time.monotonic() - begun)
-        go_on = report(step + 1, recipe.n_steps, _unit(trainers[0], rate))
+        go_on = report(step + 1, recipe.n_steps, trainers[0].state(rate))
         if go_on is False or time.monotonic() - last > checkpoint_seconds:
             for job in jobs:
                 job.save_checkpoint()
             last = time.monotonic()
         if go_on is False:
             return
-
-
-def _unit(trainer: Trainer, rate: float) -> str:
-    """What the progress bar says beside its numbers."""
-    text = f"steps, {rate:.0f} activations/s"
-    if trainer.history:
-        h = trainer.history[-1]
-        text += f", loss {h['loss']:.4g}, L0 {h['l0']:.1f}, EV {h['explained_variance']:.3f}"
-        text += f", dead {h['dead_share']:.1%}"
-    return text

@@ -141,6 +141,15 @@ class Trainer:
         self.history.append(row)
         return row
 
+    def state(self, rate: float) -> str:
+        """What the progress bar says beside its numbers."""
+        text = f"steps, {rate:.0f} activations/s"
+        if self.history:
+            h = self.history[-1]
+            text += f", loss {h['loss']:.4g}, L0 {h['l0']:.1f}, EV {h['explained_variance']:.3f}"
+            text += f", dead {h['dead_share']:.1%}"
+        return text
+
     # --- checkpoints -------------------------------------------------------------------------
 
     def save(self, path: Path, about: str) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from probe.core.errors import DictionaryError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -46,3 +49,16 @@ def write_tensors(
 ) -> None:
     """Put tensors at a path as safetensors."""
     write_bytes(path, tensor_bytes(tensors, about))
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A disk that is full or not writable is our error, which says that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise DictionaryError(
+            f"{path} cannot be written: {error.strerror}",
+            expected="a folder with room",
+            remedy="make room and call again: what is written stays, and the rest follows",
+        ) from None
