@@ -53,6 +53,7 @@ def topk_by_candidates(
     rough = _rough(read, E, b)
     if rough is None:
         return None
+    # of a block without a value above zero this is some value of it: as good a bound from below
     blocks = min(round(_BLOCKS * k), len(E))
     whole = rough.values[:, : len(E) // blocks * blocks]
     maxima = whole.view(len(read), -1, blocks).view(torch.int16).amax(1).view(torch.bfloat16)
