@@ -4,7 +4,8 @@
 
 The share of held-out pairs whose first answer token is the likeliest, with a 95 % bootstrap
 interval over pairs. Methods that look for a task in a model are judged only on tasks it can do:
-``SOLVED`` is where ten demonstrations give at least 0.5. Writes ``icl_accuracy.csv``.
+``SOLVED`` is where ten demonstrations give at least 0.5. ``results/icl_accuracy.csv`` is written
+again after each task, so a run that is stopped leaves what it measured.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import probe
 
 SOLVED = 0.5
 SHOTS = (0, 2, 5, 10)
-OUT = Path(__file__).parent / "results"
+OUT = Path(__file__).parent / "results" / "icl_accuracy.csv"
+COLUMNS = ["task", "sort", "shots", "accuracy", "low", "high", "n"]
 
 
 def accuracy(model: probe.Model, name: str, shots: int, n: int, seed: int = 0) -> np.ndarray:
@@ -35,10 +37,19 @@ def interval(right: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def write(frame: pd.DataFrame, file: Path) -> None:
+    """Put the table in a file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    frame.to_csv(partial, index=False, float_format="%.4f")
+    partial.rename(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="4 prompts a cell")
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     model = probe.load_model(options.model)
     rows = []
@@ -47,11 +58,9 @@ def main() -> None:
             right = accuracy(model, name, shots, 4 if options.quick else 24)
             low, high = interval(right)
             rows.append((name, entry.sort, shots, right.mean(), low, high, len(right)))
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        write(frame, options.out)
         print(f"{name:<16}", *(f"{row[3]:.2f}" for row in rows[-len(SHOTS) :]), flush=True)
-    columns = ["task", "sort", "shots", "accuracy", "low", "high", "n"]
-    frame = pd.DataFrame(rows, columns=columns)
-    OUT.mkdir(exist_ok=True)
-    frame.to_csv(OUT / "icl_accuracy.csv", index=False, float_format="%.4f")
     wide = frame.pivot(index="task", columns="shots", values="accuracy").round(2)
     print(wide.sort_values(SHOTS[-1], ascending=False).to_string())
     solved = wide.index[wide[SHOTS[-1]] >= SOLVED]

@@ -6,13 +6,19 @@ For every built-in in-context task that ten demonstrations make the model do (ha
 pairs or more): accuracy on held-out pairs without demonstrations, without and with the task vector
 (Hendel et al. 2023) and the function vector (Todd et al. 2024), beside random directions of the
 same norm, the vector of shuffled labels, and another task's vector. Layers are chosen on dev pairs,
-heads and means on train pairs; test pairs are only answered. Departures from the papers: six
-prompts instead of 25 for indirect effects, because one forward pass here is dear, and one split of
-the pairs, so intervals are over tasks; the first answer token counts.
+heads and means on train pairs; test pairs are only answered. All of it for three splits of the
+pairs: numbers are medians over splits, intervals are over tasks. Departures from the papers: six
+prompts instead of 25 for indirect effects, because one forward pass here is dear; the first answer
+token counts.
+
+What is found of each task is kept in ``runs/icl_vectors``: a run that was stopped goes on there.
+Remove that folder to measure again.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +26,10 @@ import pandas as pd
 
 import probe
 
-SOLVED, TOP = 0.5, 10
+SOLVED, JUDGED, TOP = 0.5, 0.4, 10
+"""In-context accuracy of a task that counts as solved, and of one the first claim is judged on;
+heads of a function vector."""
+KEPT = Path("runs/icl_vectors")
 CONFLICTS = (
     ("past_tense", "gerund"),
     ("gerund", "third_person"),
@@ -110,10 +119,11 @@ _TABLE = {
     "value": "share of held-out pairs whose first answer token is the likeliest",
     "low": "lower end of the 95 % bootstrap interval over pairs",
     "high": "upper end",
-    "n": "pairs",
+    "n": "different pairs, held out in one split or more",
 }
 _CURVES = {
     "task": "in-context task",
+    "split": "seed of the split of the pairs",
     "vector": "TV or FV",
     "layer": "layer the vector acts at",
     "value": "accuracy on dev pairs without demonstrations",
@@ -122,24 +132,51 @@ _CURVES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of one task."""
+    """What was found of one task in one split of its pairs.
+
+    ``scores``: 1 or 0 for each test pair (``x``) and ``condition``.
+    """
 
     task: probe.PairTask
     tv: probe.VectorResult
     fv: probe.VectorResult
     effects: pd.DataFrame
-    scores: dict[str, np.ndarray]
+    scores: pd.DataFrame
+
+    def save(self, folder: Path) -> None:
+        """Put it in a folder, whole or not at all."""
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.tv.save(partial / "tv.safetensors")
+        self.fv.save(partial / "fv.safetensors")
+        self.effects.to_parquet(partial / "effects.parquet")
+        self.scores.to_parquet(partial / "scores.parquet")
+        partial.rename(folder)
+
+    @classmethod
+    def load(cls, task: probe.PairTask, folder: Path) -> "Found":
+        """What ``save`` put there."""
+        vectors = [probe.VectorResult.load(folder / f"{name}.safetensors") for name in ("tv", "fv")]
+        tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("effects", "scores")]
+        return cls(task, *vectors, *tables)
 
 
-def right(model: probe.Model, task: probe.Task, vector: Any = None) -> np.ndarray:
-    """1 for each prompt whose answer is the likeliest token."""
-    encoded = task.encode(model)
+def likeliest(model: probe.Model, encoded: probe.Encoded, vector: Any = None) -> Any:
+    """The model's first token after each prompt."""
     edits = [] if vector is None else vector.edits()
     logits = model.forward(encoded.clean, edits, lengths=encoded.lengths, last_only=True)
-    return (logits.argmax(-1).cpu() == encoded.need_answers()).double().numpy()
+    return logits.argmax(-1).cpu()
 
 
-def find(model: probe.Model, task: probe.PairTask, n: int, in_context: np.ndarray) -> Found:
+def scored(model: probe.Model, task: probe.Task, condition: str, vector: Any = None) -> Any:
+    """1 for each prompt whose answer is the likeliest token, 0 for each other."""
+    encoded = task.encode(model)
+    right = likeliest(model, encoded, vector) == encoded.need_answers()
+    inputs = [prompt.tags["x"] for prompt in task.prompts]
+    return pd.DataFrame({"x": inputs, "condition": condition, "value": right.double().numpy()})
+
+
+def find(model: probe.Model, task: probe.PairTask, n: int, in_context: pd.DataFrame) -> Found:
     """Vectors of one task, and its accuracies on test pairs."""
     shown = task.prompts("train", shots=10, n=n, labels="both")
     effects = probe.run("head_effects", model=model, task=shown).summary(["layer", "head"])
@@ -151,83 +188,135 @@ def find(model: probe.Model, task: probe.PairTask, n: int, in_context: np.ndarra
     wrong_fv = probe.function_vector(
         model, task, n=n, heads=heads, layer=fv.layer, labels="shuffled"
     )
-    average = probe.task_vector(model, task, n=n, layer=fv.layer, least=0.0)
-    scores = {"in context": in_context}
+    parts = [in_context]
     for name, vector, wrong in (("TV", tv, wrong_tv), ("FV", fv, wrong_fv)):
-        shown = probe.evaluate_vector(model, vector, task, randoms=3, others={"shuffled": wrong})
-        frame = shown.frame.pivot(index="batch", columns="condition", values="value")
-        scores |= {"none": frame["none"], name: frame["vector"], f"{name} shuffled": frame.shuffled}
-        scores[f"{name} random"] = frame.filter(like="random").mean(axis=1)
-    scores["layer average"] = right(model, task.prompts("test"), average.at(rule="add"))
-    return Found(task, tv, fv, effects, {k: np.asarray(v) for k, v in scores.items()})
+        frame = probe.evaluate_vector(
+            model, vector, task, randoms=3, others={f"{name} shuffled": wrong}
+        ).frame
+        frame["condition"] = frame.condition.replace("vector", name).str.replace(
+            r"^random.*", f"{name} random", regex=True
+        )
+        parts.append(frame[frame.condition != "none"] if name == "FV" else frame)
+    average = probe.task_vector(model, task, n=n, layer=fv.layer, least=0.0).at(rule="add")
+    parts.append(scored(model, task.prompts("test"), "layer average", average))
+    return Found(task, tv, fv, effects, pd.concat(parts)[["x", "condition", "value"]])
+
+
+def splits_of(
+    model: probe.Model, name: str, seeds: Sequence[int], n: int, n_test: int
+) -> tuple[pd.DataFrame, list[Found]]:
+    """In-context accuracy of a task, and, if it is high enough, what is found in each split."""
+    tasks = {seed: probe.icl_task(name, seed=seed) for seed in seeds}
+    folders = {seed: KEPT / f"{name}-split{seed}-n{n}-test{n_test}" for seed in seeds}
+    KEPT.mkdir(parents=True, exist_ok=True)
+    in_context = {}
+    for seed, task in tasks.items():
+        file = KEPT / f"{folders[seed].name}.csv"
+        if not file.is_file():
+            queries = task.prompts("test", shots=10, n=n_test)
+            frame = scored(model, queries, "in context")
+            frame.to_csv(file.with_suffix(".partial"), index=False)
+            file.with_suffix(".partial").rename(file)
+        in_context[seed] = pd.read_csv(file, keep_default_na=False)
+    every, found = pd.concat(in_context.values()), []
+    if every.value.mean() >= JUDGED:
+        for seed, task in tasks.items():
+            if not folders[seed].is_dir():
+                find(model, task, n, in_context[seed]).save(folders[seed])
+            found.append(Found.load(task, folders[seed]))
+    return every, found
 
 
 @probe.study(
     paper=f"{HENDEL}; {TODD}",
-    full={"tasks": None, "n": 6, "n_test": 16},
-    quick={"tasks": ["plural", "past_tense", "gerund", "capitalise"], "n": 4, "n_test": 8},
-)
-def icl_vectors(*, seed: int, tasks: Sequence[str] | None, n: int, n_test: int) -> Iterator[Any]:
+    full={"tasks": None, "splits": 3, "n": 6, "n_test": 16},
+    quick={"tasks": ["plural", "past_tense", "gerund", "capitalise"], "splits": 1, "n": 4,
+           "n_test": 8},
+)  # fmt: skip
+def icl_vectors(
+    *, seed: int, tasks: Sequence[str] | None, splits: int, n: int, n_test: int
+) -> Iterator[Any]:
     """Is the task in one vector? Task vectors and function vectors of SmolLM2, with controls."""
     model = probe.load_model("smollm2")
     yield model
-    found, rows = {}, []
+    judged, unsolved = {}, []
     for name in tasks or probe.icl_tasks():
-        task = probe.icl_task(name, seed=seed)
-        queries = task.prompts("test", shots=10, n=n_test)
-        in_context = right(model, queries)
-        if in_context.mean() >= SOLVED:
-            found[name] = find(model, task, n, in_context)
-            print(name, {k: round(float(v.mean()), 2) for k, v in found[name].scores.items()},
-                  "layers", found[name].tv.layer, found[name].fv.layer, flush=True)  # fmt: skip
+        in_context, found = splits_of(model, name, range(seed, seed + splits), n, n_test)
+        if found:
+            judged[name] = found
         else:
-            rows.append({"task": name, "solved": False, "condition": "in context",
-                         **interval(in_context)})  # fmt: skip
-            print(name, "in context", round(float(in_context.mean()), 2), flush=True)
-    add_other_tasks(model, found)
-    for name, one in found.items():
-        for condition, values in one.scores.items():
-            rows.append({"task": name, "solved": True, "condition": condition, **interval(values)})
-    table = pd.DataFrame(rows)[list(_TABLE)]
+            unsolved.append({"task": name, "solved": False, **interval(in_context)})
+        told = pd.concat([in_context, *(one.scores for one in found)])
+        print(name, told.groupby("condition", sort=False).value.mean().round(2).to_dict(),
+              "layers", [(one.tv.layer, one.fv.layer) for one in found], flush=True)  # fmt: skip
+    judged = with_other_tasks(model, judged)
+    rows = unsolved
+    for name, found in judged.items():
+        scores = pd.concat([one.scores for one in found])
+        solved = accuracy(found, "in context").mean() >= SOLVED
+        for _, part in scores.groupby("condition", sort=False):
+            rows.append({"task": name, "solved": solved, **interval(part)})
     view = probe.View(kind="heatmap", x="condition", y="task", color="value", scale="share")
-    yield probe.Exhibit("Accuracy by task and condition", table, _TABLE, view)
-    lines = curves(found)
+    yield probe.Exhibit("Accuracy by task and condition", pd.DataFrame(rows), _TABLE, view)
+    lines = curves(judged)
     shown = probe.View(kind="line", x="layer", color="vector")
     yield probe.Exhibit("Accuracy by layer, dev pairs", lines, _CURVES, shown)
-    yield from judge(found, lines, model.dims.n_layers)
-    yield from judge_pairs(model, found, min(n_test, 8))
+    yield judge_close(judged)
+    solved = {k: v for k, v in judged.items() if accuracy(v, "in context").mean() >= SOLVED}
+    yield from judge(solved, model.dims.n_layers)
+    yield judge_conflicts(model, solved, min(n_test, 8))
+    yield judge_sums(model, solved)
 
 
-def add_other_tasks(model: probe.Model, found: dict[str, Found]) -> None:
-    """The next task's vector in the place of each, as a control."""
-    names = list(found)
+def with_other_tasks(model: probe.Model, judged: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """The next task's vectors in the place of each task's own, as a control."""
+    names, made = list(judged), {}
     for here, there in zip(names, names[1:] + names[:1], strict=True):
-        mine, other = found[here], found[there]
-        test = mine.task.prompts("test")
-        for name, vector, foreign in (("TV", mine.tv, other.tv), ("FV", mine.fv, other.fv)):
-            in_place = foreign.at(layer=vector.layer)
-            mine.scores[f"{name} other"] = right(model, test, in_place)
+        made[here] = []
+        for mine, other in zip(judged[here], judged[there], strict=True):
+            test = mine.task.prompts("test")
+            tv = other.tv.at(layer=mine.tv.layer)
+            fv = other.fv.at(layer=mine.fv.layer)
+            more = [scored(model, test, "TV other", tv), scored(model, test, "FV other", fv)]
+            made[here].append(replace(mine, scores=pd.concat([mine.scores, *more])))
+    return made
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
-    """A mean with its interval over pairs."""
-    found = probe.over_examples(values, of="pairs")
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+def interval(part: pd.DataFrame) -> dict[str, Any]:
+    """The mean of one condition with its interval; a pair held out in two splits counts once."""
+    found = probe.over_examples(part.groupby("x").value.mean(), of="pairs")
+    return {"condition": part.condition.iloc[0], "value": found.value, "low": found.low,
+            "high": found.high, "n": found.n}  # fmt: skip
 
 
-def curves(found: dict[str, Found]) -> pd.DataFrame:
-    """Dev accuracy by layer of both vectors of every task."""
+def curves(judged: dict[str, list[Found]]) -> pd.DataFrame:
+    """Dev accuracy by layer of both vectors of every task and split."""
     parts = [
-        vector.curve[["layer"]].assign(task=name, vector=kind, value=vector.curve.accuracy)
-        for name, one in found.items()
+        vector.curve[["layer"]].assign(
+            task=name, split=one.task.seed, vector=kind, value=vector.curve.accuracy
+        )
+        for name, found in judged.items()
+        for one in found
         for kind, vector in (("TV", one.tv), ("FV", one.fv))
     ]
     return pd.concat(parts)[list(_CURVES)]
 
 
-def mean_of(found: dict[str, Found], condition: str) -> np.ndarray:
-    """Each task's accuracy."""
-    return np.array([one.scores[condition].mean() for one in found.values()])
+# --- verdicts: tasks are resampled; the median is taken over splits -----------------------------
+
+
+def accuracy(found: list[Found], condition: str) -> np.ndarray:
+    """One number a split."""
+    return np.array([o.scores[o.scores.condition == condition].value.mean() for o in found])
+
+
+def over_tasks(statistic: Any, *rows: Any) -> Any:
+    """The median over splits of what is said of all tasks, with its interval over tasks."""
+
+    def median(table: np.ndarray) -> float:
+        return float(np.median([statistic(table[:, split]) for split in range(table.shape[1])]))
+
+    return probe.over_examples(np.stack(rows, axis=-1), median, of="tasks")
 
 
 def ratio(rows: np.ndarray) -> float:
@@ -235,89 +324,121 @@ def ratio(rows: np.ndarray) -> float:
     return float(rows[:, 0].mean() / max(rows[:, 1].mean(), 1 / 60))
 
 
-def judge(found: dict[str, Found], lines: pd.DataFrame, n_layers: int) -> Iterator[Any]:
-    """Verdicts on what is true of single tasks."""
-    tv, fv, none, icl, average = (
-        mean_of(found, name) for name in ("TV", "FV", "none", "in context", "layer average")
-    )
+def gap(rows: np.ndarray) -> float:
+    """Between the means of two columns."""
+    return float(rows[:, 0].mean() - rows[:, 1].mean())
 
-    def over(one: np.ndarray, other: np.ndarray) -> Any:
-        return probe.over_examples(np.stack([one, other], 1), ratio, of="tasks")
 
-    note = "a baseline of 0 is counted as 1/60"
-    yield CLOSE.judge(
-        {"task vector / in context": over(tv, icl), "task vector / baseline": over(tv, none)}, note
-    )
-    by_task = {
-        kind: part.pivot(index="task", columns="layer", values="value").to_numpy()
-        for kind, part in lines.groupby("vector")
+def conditions(found: dict[str, list[Found]], *names: str) -> list[np.ndarray]:
+    """Accuracy, task by split, under each condition."""
+    return [np.array([accuracy(splits, name) for splits in found.values()]) for name in names]
+
+
+BASE = "a baseline of 0 is counted as 1/60"
+
+
+def judge_close(judged: dict[str, list[Found]]) -> Any:
+    """Task vectors against demonstrations."""
+    tv, none, icl = conditions(judged, "TV", "none", "in context")
+    each = {
+        "task vector / in context": over_tasks(ratio, tv, icl),
+        "task vector / baseline": over_tasks(ratio, tv, none),
     }
+    return CLOSE.judge(each, BASE)
+
+
+def judge(solved: dict[str, list[Found]], n_layers: int) -> Iterator[Any]:
+    """Verdicts on what is true of single tasks."""
+    last = n_layers - 1
+
+    def layers(kind: str) -> np.ndarray:
+        return np.array(
+            [[getattr(one, kind).curve.accuracy for one in found] for found in solved.values()]
+        )
 
     def peak(rows: np.ndarray) -> float:
-        return float(rows.mean(0).argmax() / (n_layers - 1))
+        return float(rows[..., 0].mean(0).argmax() / last)
 
     def late(rows: np.ndarray) -> float:
-        mean = rows.mean(0)
-        return float(mean[int(np.ceil(0.8 * (n_layers - 1))) :].max() / max(mean.max(), 1e-9))
+        mean = rows[..., 0].mean(0)
+        return float(mean[int(np.ceil(0.8 * last)) :].max() / max(mean.max(), 1e-9))
 
-    yield MIDDLE.judge({"depth of the peak": probe.over_examples(by_task["TV"], peak, of="tasks")})
-    shares, depths = [], []
-    for one in found.values():
-        ranked = one.effects.sort_values("value", ascending=False)
-        shares.append(ranked.value.head(TOP).sum() / ranked.value.clip(lower=0).sum())
-        depths.append(ranked.layer.head(TOP).median() / (n_layers - 1))
+    yield MIDDLE.judge({"depth of the peak": over_tasks(peak, layers("tv"))})
+    ranked = [
+        [one.effects.sort_values("value", ascending=False) for one in found]
+        for found in solved.values()
+    ]
+    shares = [
+        [e.value.head(TOP).sum() / e.value.clip(lower=0).sum() for e in row] for row in ranked
+    ]
+    depths = [[e.layer.head(TOP).median() / last for e in row] for row in ranked]
     yield FEW.judge(
         {
-            "share of the top ten": probe.over_examples(shares, np.median, of="tasks"),
-            "their median depth": probe.over_examples(depths, np.median, of="tasks"),
+            "share of the top ten": over_tasks(np.median, shares),
+            "their median depth": over_tasks(np.median, depths),
         }
     )
+    fv, none, icl, average = conditions(solved, "FV", "none", "in context", "layer average")
     yield WORKS.judge(
         {
-            "function vector / baseline": over(fv, none),
-            "function vector / in context": over(fv, icl),
-            "less layer average": probe.over_examples(fv - average, of="tasks"),
+            "function vector / baseline": over_tasks(ratio, fv, none),
+            "function vector / in context": over_tasks(ratio, fv, icl),
+            "less layer average": over_tasks(gap, fv, average),
         },
-        note,
+        BASE,
     )
     yield FADES.judge(
         {
-            "depth of the best layer": probe.over_examples(by_task["FV"], peak, of="tasks"),
-            "late / best": probe.over_examples(by_task["FV"], late, of="tasks"),
+            "depth of the best layer": over_tasks(peak, layers("fv")),
+            "late / best": over_tasks(late, layers("fv")),
         }
     )
 
 
-def judge_pairs(model: probe.Model, found: dict[str, Found], n: int) -> Iterator[Any]:
-    """Verdicts on two tasks at once: conflicting demonstrations, and composition."""
-    pairs = [(a, b) for a, b in CONFLICTS if a in found and b in found]
+def judge_conflicts(model: probe.Model, solved: dict[str, list[Found]], n: int) -> Any:
+    """Demonstrations of one task, and the vector of another."""
+    pairs = [(a, b) for a, b in CONFLICTS if a in solved and b in solved]
     won = []
     for shown, put_in in pairs:
-        outputs = dict(found[put_in].task.pairs)
-        prompts = found[shown].task.prompts("test", shots=10, n=n)
-        asked = [p for p in prompts.prompts if p.tags["x"] in outputs]
-        other = [p.model_copy(update={"answer": f" {outputs[p.tags['x']]}"}) for p in asked]
-        vector = found[put_in].tv
-        follows = right(model, replace(prompts, prompts=tuple(other)), vector).mean()
-        stays = right(model, replace(prompts, prompts=tuple(asked)), vector).mean()
-        print(f"{shown} shown, {put_in} put in: {follows:.2f} follow, {stays:.2f} stay", flush=True)
-        won.append(follows > stays)
-    if pairs:
-        note = f"of {len(pairs)} pairs whose tasks are both solved"
-        yield OVERRIDES.judge({"pairs won": probe.exactly(sum(won))}, note)
-    else:
-        yield OVERRIDES.leave_out("no pair of tasks on the same inputs is solved")
-    parts = [name for name in COMPOSED if name in found and "capitalise" in found]
-    beats = [composed(model, found[name], found["capitalise"]) for name in parts]
-    if beats:
-        share = probe.over_examples(beats, of="composed tasks")
-        yield COMPOSES.judge({"share that beat both parts": share})
-    else:
-        yield COMPOSES.leave_out("no task to compose is solved")
+        both = zip(solved[shown], solved[put_in], strict=True)
+        leads = [override(model, mine, other, n) for mine, other in both]
+        print(f"{shown} shown, {put_in} put in: leads by {np.round(leads, 2)}", flush=True)
+        won.append(np.median(leads) > 0)
+    if not pairs:
+        return OVERRIDES.leave_out("no pair of tasks on the same inputs is solved")
+    note = f"of {len(pairs)} pairs whose tasks are both solved"
+    return OVERRIDES.judge({"pairs won": probe.exactly(sum(won))}, note)
 
 
-def composed(model: probe.Model, one: Found, capital: Found) -> bool:
-    """Whether the sum of two function vectors beats both by ten points, layers chosen on dev."""
+def override(model: probe.Model, shown: Found, put_in: Found, n: int) -> float:
+    """By what share of prompts the vector's task leads over that of the demonstrations."""
+    outputs = dict(put_in.task.pairs)
+    prompts = shown.task.prompts("test", shots=10, n=n)
+    asked = [prompt for prompt in prompts.prompts if prompt.tags["x"] in outputs]
+    other = [p.model_copy(update={"answer": f" {outputs[p.tags['x']]}"}) for p in asked]
+    mine, theirs = (replace(prompts, prompts=tuple(part)).encode(model) for part in (asked, other))
+    said = likeliest(model, mine, put_in.tv)
+    hits = [(said == part.need_answers()).double().mean() for part in (theirs, mine)]
+    return float(hits[0] - hits[1])
+
+
+def judge_sums(model: probe.Model, solved: dict[str, list[Found]]) -> Any:
+    """Sums of two function vectors."""
+    parts = [name for name in COMPOSED if name in solved and "capitalise" in solved]
+    beats = []
+    for name in parts:
+        both = zip(solved[name], solved["capitalise"], strict=True)
+        scores = np.median([composed(model, one, capital) for one, capital in both], axis=0)
+        print(f"{name} and capitalise: sum, parts {np.round(scores, 2)}", flush=True)
+        beats.append(scores[0] >= max(scores[1:]) + 0.1)
+    if not beats:
+        return COMPOSES.leave_out("no task to compose is solved")
+    share = probe.over_examples(beats, of="composed tasks")
+    return COMPOSES.judge({"share that beat both parts": share})
+
+
+def composed(model: probe.Model, one: Found, capital: Found) -> list[float]:
+    """Accuracy of the sum of two function vectors and of each part, layers chosen on dev pairs."""
     pairs = [(x, y.capitalize()) for x, y in one.task.pairs]
     task = probe.PairTask.of(pairs, name=f"{one.task.name}, capitalised", seed=one.task.seed)
     scores = []
@@ -327,9 +448,9 @@ def composed(model: probe.Model, one: Found, capital: Found) -> bool:
         )
         steered = dev.frame[dev.frame.condition == "vector"]
         best = int(steered.groupby("layer").value.mean().idxmax())
-        scores.append(right(model, task.prompts("test"), vector.at(layer=best)).mean())
-    print(task.name, "sum and parts", [round(float(score), 2) for score in scores], flush=True)
-    return bool(scores[0] >= max(scores[1:]) + 0.1)
+        found = scored(model, task.prompts("test"), "composed", vector.at(layer=best))
+        scores.append(float(found.value.mean()))
+    return scores
 
 
 if __name__ == "__main__":

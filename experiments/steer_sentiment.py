@@ -146,7 +146,7 @@ def judged(frame: pd.DataFrame) -> Iterator[Any]:
 
 @probe.study(
     paper="Rimsky et al. 2024; Turner et al. 2023",
-    full={"strengths": [-4, -2, -1, 0, 1, 2, 4], "seeds": 2, "tokens": 30},
+    full={"strengths": [-4, -2, -1, 0, 1, 2, 4], "seeds": 3, "tokens": 30},
     quick={"strengths": [-2, 0, 2], "seeds": 1, "tokens": 8},
 )
 def steer_sentiment(*, seed: int, strengths: list[int], seeds: int, tokens: int) -> Iterator[Any]:
@@ -162,9 +162,8 @@ def steer_sentiment(*, seed: int, strengths: list[int], seeds: int, tokens: int)
     drawn = torch.randn(vector.vector.shape, generator=torch.Generator().manual_seed(seed))
     noise = vector.named("random", drawn * vector.norm / drawn.norm())
     span, each = [float(s) for s in strengths], range(seed, seed + seeds)
-    ends = [min(span), max(span)]
     parts = [measure(model, vector, span, each, tokens)]
-    parts += [measure(model, control, ends, each[:1], tokens) for control in (noise, scaled)]
+    parts += [measure(model, control, span, each[:1], tokens) for control in (noise, scaled)]
     frame = pd.concat(parts, ignore_index=True)
     view = probe.View(kind="line", x="strength", color="direction")
     yield probe.Exhibit("Sentiment by strength", frame, _COLUMNS, view)
