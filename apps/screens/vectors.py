@@ -3,7 +3,7 @@
 import streamlit as st
 
 import probe
-from apps import context, errors, panels, vectors
+from apps import context, errors, panels, session, vectors
 from apps.components.glyphs import printable
 from apps.jobs import Job
 from apps.vectors import Wanted
@@ -93,10 +93,20 @@ def found(wanted: Wanted, job: Job) -> None:
             panels.table(asked.result.frame, asked.result, key="vectors-rows")
         else:
             panels.table(asked.result.summary(), asked.result, key="vectors-summary")
+    keep(vector, f"{wanted.task or 'own'}.safetensors")
+
+
+def keep(vector: probe.VectorResult, file: str) -> None:
+    """Save the vector, and steer with what was saved."""
     with st.popover("Save the vector", type="tertiary"):
-        path = st.text_input("File", f"{wanted.task or 'own'}.safetensors", key="vectors-path")
+        path = st.text_input("File", file, key="vectors-path")
         if st.button("Save", key="vectors-save"):
             st.text(f"Saved: {vector.save(path)}")
+        if st.button("Save and steer with it", key="vectors-steer"):
+            st.session_state["steer-source"] = "file"
+            st.session_state["steer-file"] = str(vector.save(path))
+            st.session_state["steer-strength"] = vector.strength
+            st.switch_page("screens/steer.py", query_params=session.current().to_query())
 
 
 def draw(wanted: Wanted, watched: bool) -> None:
@@ -115,5 +125,7 @@ st.subheader("A task as a vector", anchor=False)
 with errors.boxed():
     wanted = choose(here.state.model)
     job = vectors.job_of(wanted)
-    active = job is not None and job.active
-    st.fragment(draw, run_every=LOOK_AGAIN if active else None)(wanted, active)
+    if job is not None and job.active:
+        st.fragment(draw, run_every=LOOK_AGAIN)(wanted, True)
+    else:  # no fragment: the button's click must run the page, which then looks again and again
+        draw(wanted, False)
