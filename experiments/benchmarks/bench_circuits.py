@@ -21,7 +21,7 @@ TIMED = (8, 32)
 
 def main() -> None:
     model = probe.load_model("smollm2")
-    print(f"## Circuits, {machine()}\n")
+    print(f"## Circuits (`bench_circuits.py`), {machine()}\n")
     print(f"SmolLM2-135M, {probe.Graph.of(model.dims).n_edges} edges; IOI. Forward: the clean "
           "prompts in one batch, the last token unembedded.\n")  # fmt: skip
     memory(model)  # first, while the process holds nothing it could use again
