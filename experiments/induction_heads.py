@@ -23,6 +23,8 @@ EARLY, LATE, AROUND = 50, 244, 8
 IS_INDUCTION = 0.4
 MEASURED = 100
 """Held-out rows, evenly spread over the documents."""
+EVERY = 100
+"""Steps between the checkpoints that are measured, after the first hundred."""
 
 ABRUPT = probe.Claim(
     "In-context learning comes abruptly, and in one layer hardly",
@@ -182,6 +184,9 @@ def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.
         return pd.read_parquet(kept)
     curve, tokens = [], prefix_tokens(rows.train)
     for folder in sorted(done.parent.glob("step-*")):
+        step = int(folder.name.removeprefix("step-"))
+        if step > EVERY and step % EVERY:
+            continue
         model = probe.load_model(folder)
         losses = token_losses(model, text)
         scores = prefix_matching(model, tokens)
@@ -189,7 +194,7 @@ def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.
             {
                 "model": name,
                 "seed": seed,
-                "step": int(folder.name.removeprefix("step-")),
+                "step": step,
                 "loss": losses.mean().item(),
                 "icl": icl(losses),
                 "induction": scores.max().item(),
@@ -274,7 +279,7 @@ def steepens(curve: pd.DataFrame, begin: int, end: int) -> bool:
 
     Slopes a step, of the loss smoothed over three checkpoints, where these are evenly spaced.
     """
-    late = curve[(curve.step >= 50) & (curve.step % 50 == 0)]
+    late = curve[(curve.step >= EVERY) & (curve.step % EVERY == 0)]
     if len(late) < 2:
         return False
     slope = -np.gradient(late.loss.rolling(3, center=True, min_periods=1).mean(), late.step)

@@ -87,7 +87,7 @@ ATTACK = probe.Claim(
 @probe.study(
     paper="Elhage et al. 2022, Toy Models of Superposition: basic results, phases, geometry",
     full={"seeds": 5, "grid": 12, "best_of": 8, "phase_steps": 200, "densities": 20,
-          "features": 400, "hidden": 30, "steps": 3000, "batch": 256},
+          "features": 400, "hidden": 30, "steps": 2000, "batch": 256},
     quick={"seeds": 2, "grid": 6, "best_of": 4, "phase_steps": 100, "densities": 8,
            "features": 20, "hidden": 5, "steps": 400, "batch": 128},
 )  # fmt: skip
