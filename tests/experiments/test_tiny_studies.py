@@ -125,7 +125,7 @@ def test_they_run_at_their_smallest_size(
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     module = script(name)
     size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
-    size |= {"n": 2} if name == "framework" else {"smeared": True}
+    size |= {"n": 2, "zero": True} if name == "framework" else {"smeared": True}
     frame = getattr(module, name).run(size).findings.frame
     assert "reproduced" not in set(frame.verdict[frame.over == "seeds"])
     assert len(set(frame.claim)) >= 8

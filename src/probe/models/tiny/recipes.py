@@ -22,7 +22,7 @@ class Recipe(BaseModel, frozen=True):
     d_head: int = Field(default=32, ge=2, multiple_of=2)
     d_mlp: int = Field(default=512, ge=1)
     n_ctx: int = Field(default=256, ge=2)
-    steps: int = Field(default=1600, ge=1)
+    steps: int = Field(default=4000, ge=1)
     batch_size: int = Field(default=8, ge=1, description="Sequences of a step")
     lr: float = Field(default=5e-3, gt=0, description="At its highest; sixfold for biases")
     matrix_lr: float = Field(default=0.02, gt=0, description="Of the blocks' matrices, by Muon")

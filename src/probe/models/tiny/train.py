@@ -6,7 +6,7 @@ The folder of a run::
     losses.safetensors    training loss of every step, in nats
     state.safetensors     weights and optimizer moments to go on from
     step-000100/          a Hugging Face model folder for each checkpoint
-    step-001600/          the last is the trained model
+    step-004000/          the last is the trained model
 
 What a step learns from depends on the seed and the step alone, so nothing random is carried over.
 """
