@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit status, and one clear message for each mistake."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def test_runs_diff_and_rerun(run: Cli) -> None:
     assert compared.code == 0
     assert "value: 16 of 16 rows differ" in compared.out
     assert "toy-mha" in compared.out
+    assert run("rerun", str(Path(os.environ["PROBE_RUNS"]) / first)).code == 0  # its folder will do
     again = run("rerun", first)
     assert again.code == 0
     assert f"every number the same as in run {first}" in again.out

@@ -162,13 +162,15 @@ def diff(a: str, b: str) -> None:
 
 @app.command()
 def rerun(
-    run_id: Annotated[str, typer.Argument(help='A run id, its beginning, or "last"')] = "last",
+    run_id: Annotated[
+        str, typer.Argument(help='A run id, its beginning, "last", or the folder of a result')
+    ] = "last",
 ) -> None:
     """Run a saved run again and compare the numbers; exit status 1 where they differ."""
     import probe
 
     with stderr.status("running again"):
-        again = probe.rerun(run_id)
+        again = probe.rerun(Path(run_id) if Path(run_id).is_dir() else run_id)
     stdout.print(escape(again.about), highlight=False)
     if not again.same:
         raise typer.Exit(1)
