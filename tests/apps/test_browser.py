@@ -186,6 +186,25 @@ def test_the_attention_page_leads_to_the_page_of_its_head(page: Any, explorer_ur
     assert (query(page)["l"], query(page)["h"]) == ("23", "3")
 
 
+def test_a_composition_partner_leads_to_its_own_page(page: Any, explorer_url: str) -> None:
+    """To one that it reads, and from there to one that reads that."""
+    page.goto(address(explorer_url, "head"))
+    settled(page, PAGES["head"])
+    here = 23
+    for column, earlier in (("by its", True), ("into its", False)):
+        grid = page.get_by_test_id("stDataFrame").filter(has_text=column)
+        grid.scroll_into_view_if_needed()
+        name = grid.get_by_text(re.compile(r"^L\d+H\d$")).first.text_content()
+        layer, head = map(int, re.findall(r"\d+", name))
+        assert (layer < here) == earlier
+        # The first row's own box; the grid's scroller lies over what it draws.
+        grid.locator("canvas").first.click(position={"x": 18, "y": 53}, force=True)
+        settled(page, f"{name}, reading key/value head {head // 3}")
+        settled(page, PAGES["head"])
+        assert (query(page)["l"], query(page)["h"]) == (str(layer), str(head))
+        here = layer
+
+
 def test_a_hostile_prompt_is_text_everywhere(page: Any, explorer_url: str) -> None:
     hostile = "<img src=x onerror=alert(1)> $x$ :red[y] \u202e\u05e9\u05dc\u05d5\u05dd"
     page.goto(f"{explorer_url}/prompt?{urlencode({'q': hostile, 't': ' <b>'})}")
