@@ -78,6 +78,7 @@ EARLY_SITE = probe.Claim(
         "depth of the largest": probe.between(0.15, 0.60),
         "share of the total effect": probe.at_least(0.25),
         "last subject token / other subject tokens": probe.at_least(2),
+        "facts": probe.at_least(100),
     },
     partly={
         "depth of the largest": probe.between(0.15, 0.60),
@@ -190,6 +191,7 @@ def judged(traced: dict[str, pd.DataFrame], n_layers: int, about: str) -> Iterat
             ),
             "share of the total effect": over(share, np.column_stack([stream.total, stream.table])),
             "last subject token / other subject tokens": over(against_others, stream.table),
+            "facts": probe.exactly(len(stream.table)),
         }
     )
     both = np.hstack([mlp.table, attention.table])
