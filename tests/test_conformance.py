@@ -27,6 +27,7 @@ MODELS = ["toy", pytest.param("toy-mha", marks=pytest.mark.slow)]
 ELSEWHERE = re.compile(r"""(?:src|href|action)\s*=\s*["']?\s*(?:https?:)?//|url\(|@import""", re.I)
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "acdc": {"threshold": 0.1},
     "causal_tracing": {"subject": "{place}", "draws": 2},
     "circuit_robustness": {
         "metrics": ["logit_diff"],

@@ -62,4 +62,7 @@ class DatasetTexts:
 
 def is_saved_dataset(path: Path) -> bool:
     """Whether ``Dataset.save_to_disk`` has written this folder."""
-    return (path / "dataset_info.json").is_file()
+    try:
+        return (path / "dataset_info.json").is_file()
+    except OSError:  # a name that is too long
+        return False
