@@ -209,3 +209,8 @@ def test_only_the_parts_asked_for_are_traced(toy: BridgeModel) -> None:
 def test_parts_have_no_meaning_where_all_positions_are_restored(toy: BridgeModel) -> None:
     with pytest.raises(OptionError, match="all positions are restored at once"):
         traced(toy, facts(toy), by="layer", parts=["last"])
+
+
+def test_parts_that_no_prompt_has_are_refused(toy: BridgeModel) -> None:
+    with pytest.raises(OptionError, match="no prompt has a position that is one of them"):
+        traced(toy, facts(toy, [0]), parts=["first subject", "middle subject"])

@@ -104,7 +104,8 @@ def causal_tracing(
 
     Raises:
         TaskError: A prompt in which the subject does not stand.
-        OptionError: A layer that is not there; parts, where all positions are restored at once.
+        OptionError: A layer that is not there; parts that no prompt has, or parts where all
+            positions are restored at once.
 
     Cost: for each draw, layer and position from the subject on, the part of a forward pass from
     the subject on, through all layers (noise enters at the first).
@@ -133,6 +134,11 @@ def causal_tracing(
             remedy='by="part" or by="position"',
         )
     places = [None] if by == "layer" else _places(encoded, spans, parts)
+    if not places:
+        raise OptionError(
+            f"parts={parts}, and no prompt has a position that is one of them",
+            remedy='"last subject", which every prompt has',
+        )
     sweep = _Sweep(
         model.trace(encoded, kind),
         encoded,
