@@ -143,6 +143,7 @@ sys.exit(not again.same)
 """
 
 
+@pytest.mark.slow  # two interpreters are started
 def test_a_run_reruns_to_the_same_numbers_in_another_process(toy: BridgeModel) -> None:
     task = probe.load_task("ioi", n=2)
     result = probe.run("activation_patching", model=toy, task=task, save=True)

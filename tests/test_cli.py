@@ -235,6 +235,7 @@ def test_help(run: Cli, words: list[str]) -> None:
     assert "Usage" in said.out
 
 
+@pytest.mark.slow  # interpreters are started
 def test_the_command_itself_in_a_process_of_its_own() -> None:
     code = "from probe.cli import main; main()"
     done = subprocess.run(
