@@ -15,7 +15,6 @@ from probe.viz.canvas import finish, sheet
 from probe.viz.sketch import panels
 from probe.viz.tokens import label
 
-_PLACE = re.compile(r"(?P<kind>[am])(?P<layer>\d+)(?:\..*)?")
 _BLOCK = re.compile(r"a(?P<attn>\d+)\.h(?P<head>\d+)|m(?P<mlp>\d+)|input|logits")
 
 Spots = dict[Hashable, tuple[float, float]]
@@ -94,32 +93,13 @@ def _by_head(nodes: Mapping[Hashable, re.Match[str]]) -> Spots:
 
 
 def _by_level(net: nx.DiGraph) -> Spots:
-    """Each level centred on the same line, ordered by where its senders stand."""
-    levels: dict[float, list[Hashable]] = {}
-    for node, level in _levels(net).items():
-        levels.setdefault(level, []).append(node)
+    """By the longest way from a first node; each level centred, ordered by its senders' places."""
     spots: Spots = {}
-    for height, level in enumerate(sorted(levels)):
-        nodes = sorted(levels[level], key=lambda node: (_pull(net, node, spots), str(node)))
+    for height, level in enumerate(nx.topological_generations(net)):
+        nodes = sorted(level, key=lambda node: (_pull(net, node, spots), str(node)))
         width = (len(nodes) - 1) / 2
         spots |= {node: (place - width, float(height)) for place, node in enumerate(nodes)}
     return spots
-
-
-def _levels(net: nx.DiGraph) -> dict[Hashable, float]:
-    """By block where nodes are named after blocks, else by the longest way from a first node."""
-    found = {node: _PLACE.fullmatch(str(node)) for node in net}
-    ends = {"input": -1.0, "logits": float("inf")}
-    if all(match or node in ends for node, match in found.items()):
-        return {
-            node: 2.0 * int(match["layer"]) + (match["kind"] == "m") if match else ends[str(node)]
-            for node, match in found.items()
-        }
-    return {
-        node: float(level)
-        for level, nodes in enumerate(nx.topological_generations(net))
-        for node in nodes
-    }
 
 
 def _pull(net: nx.DiGraph, node: Hashable, spots: Spots) -> float:

@@ -128,17 +128,7 @@ def causal_tracing(
         check_layer(Site(kind, layer), model.dims.n_layers)
     if not wanted:
         raise OptionError("no layer is left to restore", remedy="name at least one layer")
-    if by == "layer" and parts is not None:
-        raise OptionError(
-            f"parts={parts} where all positions are restored at once",
-            remedy='by="part" or by="position"',
-        )
-    places = [None] if by == "layer" else _places(encoded, spans, parts)
-    if not places:
-        raise OptionError(
-            f"parts={parts}, and no prompt has a position that is one of them",
-            remedy='"last subject", which every prompt has',
-        )
+    places = _places(encoded, spans, by, parts)
     sweep = _Sweep(
         model.trace(encoded, kind),
         encoded,
@@ -162,11 +152,18 @@ def causal_tracing(
 
 
 def _places(
-    encoded: Encoded, spans: Sequence[Sequence[int]], parts: Sequence[Part] | None
-) -> list[int]:
-    """Positions that are one of these parts in some prompt."""
+    encoded: Encoded, spans: Sequence[Sequence[int]], by: By, parts: Sequence[Part] | None
+) -> list[int] | list[None]:
+    """Positions to restore: those that are one of these parts in some prompt; None for all."""
+    if by == "layer":
+        if parts is not None:
+            raise OptionError(
+                f"parts={parts} where all positions are restored at once",
+                remedy='by="part" or by="position"',
+            )
+        return [None]
     lengths = encoded.lengths.tolist()
-    return [
+    found = [
         pos
         for pos in range(max(lengths))
         if parts is None
@@ -175,6 +172,12 @@ def _places(
             for span, length in zip(spans, lengths, strict=True)
         )
     ]
+    if not found:
+        raise OptionError(
+            f"parts={parts}, and no prompt has a position that is one of them",
+            remedy='"last subject", which every prompt has',
+        )
+    return found
 
 
 @dataclass
