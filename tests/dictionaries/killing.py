@@ -5,6 +5,7 @@
 Everything is imported once; what is killed are forks, by a SIGKILL that nothing can catch.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -23,8 +24,10 @@ from probe.dictionaries.store import ActivationStore
 from probe.dictionaries.train import train_sae
 from probe.models.load import load_model
 
-SHARE = 0.07
-"""Of an undisturbed run's time after its first file, the longest that a killed one may have."""
+NEW_FILES = (0, 1, 2)
+"""How many files of tensors a run may write before its signal is on its way."""
+PAUSE = 0.05
+"""Seconds on its way, at most."""
 TRIES = 10
 """Runs begun for each kill, at most."""
 
@@ -42,35 +45,47 @@ def run_in_fork(work: Callable[[], object]) -> int:
     os._exit(0)
 
 
-def finish(work: Callable[[], object], folder: Path) -> tuple[float, float]:
-    """An undisturbed run: seconds until there is a file of tensors, and until the end."""
-    began, first = time.monotonic(), 0.0
-    child = run_in_fork(work)
-    while True:
+def finish(work: Callable[[], object]) -> None:
+    """An undisturbed run."""
+    _, status = os.waitpid(run_in_fork(work), 0)
+    assert status == 0, status
+
+
+def tensors(folder: Path) -> set[tuple[str, int]]:
+    """The files of tensors, a file written again being another one."""
+    found = set()
+    for path in folder.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # thrown away since
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def kill_after(child: int, new_files: int, pause: float, folder: Path) -> int:
+    """Kill it a pause after so many files, if it lives that long; how it ended."""
+    seen = before = tensors(folder)
+    while len(seen - before) < new_files:
         done, status = os.waitpid(child, os.WNOHANG)
-        now = time.monotonic() - began
-        if not first and any(folder.glob("*.safetensors")):
-            first = now
         if done:
-            assert status == 0, status
-            return first, now
-        time.sleep(0.005)
+            return status
+        time.sleep(0.001)
+        seen = seen | tensors(folder)
+    time.sleep(pause)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def kill_at_random(
-    work: Callable[[], object], folder: Path, times: tuple[float, float], kills: int, seed: int
+    work: Callable[[], object], folder: Path, kills: int, seed: int
 ) -> tuple[int, set[str]]:
     """Begin it again and again until so many runs were killed; how many, and what files they left.
 
-    A run that ends before its signal comes, on a machine faster than it was, is no kill: its files
-    are thrown away and it begins anew.
+    A run that ends before its signal comes is no kill: its files are thrown away and it begins
+    anew. Moments are counted in files, so a slow machine is killed at the same ones.
     """
-    (first, whole), rng, hits, left = times, random.Random(seed), 0, set[str]()
+    rng, hits, left = random.Random(seed), 0, set[str]()
     for _ in range(TRIES * kills):
         child = run_in_fork(work)
-        time.sleep(rng.uniform(0.5 * first, first + SHARE * (whole - first)))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status = kill_after(child, rng.choice(NEW_FILES), rng.uniform(0, PAUSE), folder)
         if os.WIFSIGNALED(status):
             hits += 1
             left |= set(files(folder))
@@ -122,13 +137,12 @@ def main(what: str, folder: Path, kills: int = 10, seed: int = 0) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     work = {"harvest": harvesting, "train": training}[what](folder)
-    times = finish(lambda: work("whole"), folder / "whole")
-    hits, left = kill_at_random(lambda: work("killed"), folder / "killed", times, kills, seed)
-    finish(lambda: work("killed"), folder / "killed")
+    finish(lambda: work("whole"))
+    hits, left = kill_at_random(lambda: work("killed"), folder / "killed", kills, seed)
+    finish(lambda: work("killed"))
     ours, whole = files(folder / "killed"), files(folder / "whole")
     found = {
-        "seconds": [round(t, 2) for t in times], "killed": hits,
-        "left by kills": sorted(left), "files": len(whole), "same": ours == whole,
+        "killed": hits, "left by kills": sorted(left), "files": len(whole), "same": ours == whole,
         "differ": [n for n in {**ours, **whole} if ours.get(n) != whole.get(n)],
     }  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")
