@@ -4,7 +4,8 @@ Meng et al. 2022 traced 1000 statements in GPT-2 XL (48 layers). Here the statem
 "The city of NAME is in the country of", those of several name tokens whose country has a
 probability of at least 0.2 (of athletes and sports, 1 of 180 has). Declared before measuring: MLP
 and attention outputs are restored in windows of ten layers, as published, which is a third of this
-model's depth; only every sixth layer is traced; depth is (layer + 1/2) over the number of layers.
+model's depth; only every sixth layer is traced, with three draws of noise a fact (published: ten); depth is
+(layer + 1/2) over the number of layers.
 
 probe reproduce rome_smollm2 [--quick]
 """
@@ -105,7 +106,7 @@ LATE_SITE = probe.Claim(
 
 @probe.study(
     paper="Meng et al. 2022, Locating and Editing Factual Associations in GPT",
-    full={"model": "smollm2", "facts": 102, "every": 6, "draws": 10},
+    full={"model": "smollm2", "facts": 102, "every": 6, "draws": 3},
     quick={"model": "smollm2", "facts": 4, "every": 10, "draws": 2},
 )
 def rome_smollm2(*, seed: int, model: str, facts: int, every: int, draws: int) -> Iterator[Any]:
