@@ -4,8 +4,8 @@ Meng et al. 2022 traced 1000 statements in GPT-2 XL (48 layers). Here the statem
 "The city of NAME is in the country of", those of several name tokens whose country has a
 probability of at least 0.2 (of athletes and sports, 1 of 180 has). Declared before measuring: MLP
 and attention outputs are restored in windows of ten layers, as published, which is a third of this
-model's depth; only every sixth layer is traced, with three draws of noise a fact (published: ten); depth is
-(layer + 1/2) over the number of layers.
+model's depth; only every sixth layer is traced, with three draws of noise a fact (published: ten);
+depth is (layer + 1/2) over the number of layers.
 
 probe reproduce rome_smollm2 [--quick]
 """
