@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from probe.dictionaries.dense import JumpReLU, Step, dense_step
+from probe.dictionaries.dense import JumpReLU, Step, dense_residual, dense_step
 from probe.dictionaries.recipe import Recipe
 from probe.dictionaries.resample import resample
 from probe.dictionaries.scaling import Data
+from probe.dictionaries.standard import standard_residual, standard_step
 from probe.dictionaries.step import Batch, initial_parameters
 from probe.dictionaries.store import ActivationStore
 from probe.dictionaries.trainer import Trainer
@@ -47,6 +48,28 @@ def test_a_crosscoder_weighs_a_feature_by_the_sum_of_its_decoders_norms():
     # Batch(x, x) is tied by identity
     assert found.losses["sparsity"] == pytest.approx(
         float((features * norms).sum() / ROWS), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "crosscoder", "skip transcoder"])
+def test_a_sparse_standard_step_is_the_dense_one(kind: str, monkeypatch: pytest.MonkeyPatch):
+    recipe, p, batch = setting("standard", skip=kind.startswith("skip"))
+    p["b_enc"] = p["b_enc"] - 0.8
+    y = batch.x.flip(0) if kind.startswith("skip") else batch.x
+    batch = Batch(batch.x, y, layers=2 if kind == "crosscoder" else 1)
+    wanted = dense_step(p, batch, recipe, 3.0, NONE_DEAD)
+    assert 0 < int(wanted.fired.sum()) < 0.1 * ROWS * F
+    for name in ("dense_step", "dense_residual"):  # it must not fall back on them
+        monkeypatch.delattr(f"probe.dictionaries.standard.{name}")
+    found = standard_step(p, batch, recipe, 3.0, NONE_DEAD)
+    assert found.losses == pytest.approx(wanted.losses)
+    assert found.squared_error == pytest.approx(wanted.squared_error)
+    assert torch.equal(found.fired, wanted.fired)
+    assert found.gradients.keys() == wanted.gradients.keys()
+    for name, gradient in wanted.gradients.items():
+        torch.testing.assert_close(found.gradients[name], gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        standard_residual(p, batch, recipe), dense_residual(p, batch, recipe)
     )
 
 
@@ -137,6 +160,22 @@ def test_resampling_draws_by_the_square_of_the_loss(tmp_path):
         state = trainer.adam.state[p[name]]
         assert float(state["exp_avg"][dead].abs().max()) == 0.0
         assert float(state["exp_avg"][~dead].abs().max()) > 0.0
+
+
+def test_a_time_to_resample_at_which_none_is_dead_is_over(tmp_path, monkeypatch):
+    store = ActivationStore.from_array(torch.randn(64, 4), out=tmp_path)
+    recipe = Recipe(
+        architecture="standard", d_sae=8, n_tokens=1000, batch_size=10, revive="resample",
+        resample_every=100, dead_after=150,
+    )  # fmt: skip
+    at = []
+    monkeypatch.setattr("probe.dictionaries.trainer.resample", lambda *given: at.append(given[5]))
+    trainer = Trainer(recipe, Data.of(store, ("x",), ("x",), normalise=False))
+    trainer.parameters["b_enc"].fill_(-100.0)  # dead from step 15 on
+    batches = trainer.data.store.batches(10)
+    while not trainer.done:
+        trainer.learn(trainer.data.batch(next(batches), torch.device("cpu")))
+    assert at == [20, 40]  # not 15 once 10 has passed; 30 comes 100 tokens after 20
 
 
 def test_schedules_rise_and_fall_where_they_should():

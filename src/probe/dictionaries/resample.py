@@ -8,6 +8,7 @@ from probe.dictionaries.dense import dense_residual
 from probe.dictionaries.recipe import TOPK_FAMILY, Recipe
 from probe.dictionaries.scaling import Data
 from probe.dictionaries.sparse import sparse_residual
+from probe.dictionaries.standard import standard_residual
 from probe.dictionaries.step import Batch, Parameters
 
 _INPUTS = 819_200
@@ -49,12 +50,10 @@ def resample(
 
 def row_errors(p: Parameters, batch: Batch, recipe: Recipe) -> Float[Tensor, " row"]:
     """‖y − ŷ‖² of each row."""
-    residual = (
-        sparse_residual(p, batch, recipe)
-        if recipe.architecture in TOPK_FAMILY
-        else dense_residual(p, batch, recipe)
-    )
-    return residual.pow(2).sum(-1)
+    if recipe.architecture in TOPK_FAMILY:
+        return sparse_residual(p, batch, recipe).pow(2).sum(-1)
+    residual = standard_residual if recipe.architecture == "standard" else dense_residual
+    return residual(p, batch, recipe).pow(2).sum(-1)
 
 
 def _begin_again(

@@ -48,8 +48,9 @@ def train_sae(
         DictionaryError: A folder with another training in it, a loss that is not finite, a
             damaged store, no room on the disk.
 
-    Cost: for the top-k family one dense product, activations × encoder, and little more; for the
-    others about nine such products.
+    Cost: for the top-k family, and for standard once a tenth of its features or fewer are active,
+    one dense product, activations × encoder, and little more; for the others about nine such
+    products.
     """
     job = _Job(store, _one(store, site), _one(store, site), out, options, device)
     return _train([job], store, checkpoint_seconds)[0]

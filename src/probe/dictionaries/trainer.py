@@ -15,6 +15,7 @@ from probe.dictionaries.recipe import TOPK_FAMILY, Recipe
 from probe.dictionaries.resample import resample
 from probe.dictionaries.scaling import Data
 from probe.dictionaries.sparse import sparse_step
+from probe.dictionaries.standard import standard_step
 from probe.dictionaries.step import Batch, Outcome, Parameters, initial_parameters
 from probe.dictionaries.writing import write_tensors
 
@@ -98,7 +99,8 @@ class Trainer:
         if recipe.architecture in TOPK_FAMILY:
             guess = None if math.isnan(self.smallest) else _GUESS * self.smallest
             return sparse_step(self.parameters, batch, recipe, recipe.k_at(step), self.dead, guess)
-        return dense_step(self.parameters, batch, recipe, recipe.sparsity_at(step), self.dead)
+        one_step = standard_step if recipe.architecture == "standard" else dense_step
+        return one_step(self.parameters, batch, recipe, recipe.sparsity_at(step), self.dead)
 
     @torch.no_grad()
     def _update(self, gradients: Parameters) -> None:
@@ -118,15 +120,15 @@ class Trainer:
 
     def _maybe_resample(self) -> None:
         recipe = self.recipe
-        seen = self.step * recipe.batch_size
-        if recipe.revive != "resample" or self.resamplings >= 4 or not bool(self.dead.any()):
+        due = min(4, self.step * recipe.batch_size // recipe.resample_every)
+        if recipe.revive != "resample" or due <= self.resamplings or self.done:
             return
-        if seen // recipe.resample_every > self.resamplings and not self.done:
+        self.resamplings = due  # where none is dead, the next to die waits for the next time
+        if bool(self.dead.any()):
             resample(
                 self.parameters, self.adam, self.data, self.dead, recipe, self.step, self.device
             )
             self.silent[self.dead] = 0
-            self.resamplings += 1
 
     def log(self) -> dict[str, Any]:
         """What the batches since the last log were like; kept in the history."""
