@@ -23,14 +23,16 @@ def resample(
 ) -> None:  # fmt: skip
     """Give dead features new directions, in place.
 
-    Inputs are drawn with probability ∝ loss², from as many as 819 200. A dead feature's decoder
-    row becomes the drawn input (less b_dec) at norm one, or at the mean norm of the live rows
-    where rows are free; its encoder the same direction at 0.2 of the live encoders' mean norm;
-    its bias 0; and Adam's moments of all three 0. (Of a transcoder the decoder's direction is
-    the target's and the encoder's the input's.)
+    Inputs are drawn with probability ∝ loss², from 819 200, or as many as are learnt from between
+    two resamplings where that is fewer. A dead feature's decoder row becomes the drawn input (less
+    b_dec) at norm one, or at the mean norm of the live rows where rows are free; its encoder the
+    same direction at 0.2 of the live encoders' mean norm; its bias 0; and Adam's moments of all
+    three 0. (Of a transcoder the decoder's direction is the target's and the encoder's the
+    input's.)
     """
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    wanted, inputs = int(dead.sum()), min(_INPUTS, data.store.n_rows)
+    wanted = int(dead.sum())
+    inputs = min(_INPUTS, data.store.n_rows, max(recipe.resample_every, _BATCH))
     size = min(_BATCH, inputs)
     batches = data.store.batches(size, names=data.names, seed=recipe.seed + 1, start=step)
     keys, x, y = torch.empty(0), torch.empty(0, data.d_in), torch.empty(0, data.d_out)
