@@ -17,10 +17,6 @@ TRAININGS = (
     "not begun: needs GELU, SoLU and norm-only models from three seeds, and a proxy for raters; "
     "the recipes gelu-1l, gelu-1l-norm, solu-1l and solu-1l-bare are there"
 )
-ONE_LAYER = (
-    "not begun: needs relu-1l from two seeds and a dictionary of each at three widths; the recipe "
-    "and the trainer are there"
-)
 NO_VERDICT = (
     "measured without a verdict, on 16 prompts: experiments/ioi_smollm2.md; not yet a study"
 )
@@ -38,18 +34,8 @@ ROWS = (
     (SOLU, "the benefit shrinks at 64 layers", "33 % → 42 %", "read", "out of reach; quoted only"),
     (SOLU, "a norm alone gives about half the gain", "about halfway", "read", TRAININGS),
     (SOLU, "the norm smuggles small activations back", "qualitative", "read", TRAININGS),
-    (MONO, "loss recovered, against zero ablation of the MLP", "79 % (A/1)", "read", ONE_LAYER),
     (MONO, "target sparsity", "L0 under 10 or 20", "read", "advice, no claim"),
-    (MONO, "dead and ultralow-density features of 4,096", "168 dead, 292 below 1e-6", "read",
-     ONE_LAYER),
-    (MONO, "the histogram of densities has two modes", "near 1e-7 and 1e-5", "read", ONE_LAYER),
-    (MONO, "features are more interpretable than neurons", "median 12 against 0 of 14", "read",
-     ONE_LAYER),
     (MONO, "automated logit prediction", "74 % against 58 %", "read", "needs a model that judges"),
-    (MONO, "universality between seeds", "0.72 against 0.46", "read", ONE_LAYER),
-    (MONO, "specificity by proxies", "base64 0.38 against 0.18", "read", ONE_LAYER),
-    (MONO, "features split with size", "base64: 1 → 3 → many", "read", ONE_LAYER),
-    (MONO, "random weights give mostly single-token features", "qualitative", "read", ONE_LAYER),
     (IOI, "the model prefers the indirect object", "3.56 nats, 99.3 %", "read", NO_VERDICT),
     (IOI, "faithfulness of the circuit", "87 % kept", "read",
      "circuits of SmolLM2 are judged by experiments/ioi_circuit_smollm2.py, without this verdict"),

@@ -162,6 +162,24 @@ def test_resampling_draws_by_the_square_of_the_loss(tmp_path):
         assert float(state["exp_avg"][~dead].abs().max()) > 0.0
 
 
+def test_resampling_looks_at_no_more_than_was_learnt_from_since_the_last(tmp_path, monkeypatch):
+    from probe.dictionaries import resample as module
+
+    store = ActivationStore.from_array(torch.randn(20_000, 2), out=tmp_path)
+    recipe = Recipe(
+        architecture="standard", d_sae=8, n_tokens=10**6, revive="resample", resample_every=8192
+    )
+    trainer = Trainer(recipe, Data.of(store, ("x",), ("x",), normalise=False))
+    trainer._update({name: torch.zeros_like(v) for name, v in trainer.parameters.items()})
+    seen, errors = [], module.row_errors
+    monkeypatch.setattr(
+        module, "row_errors", lambda p, b, r: seen.append(len(b.x)) or errors(p, b, r)
+    )
+    dead = torch.arange(8) < 2
+    resample(trainer.parameters, trainer.adam, trainer.data, dead, recipe, 1, torch.device("cpu"))
+    assert sum(seen) == 8192
+
+
 def test_a_time_to_resample_at_which_none_is_dead_is_over(tmp_path, monkeypatch):
     store = ActivationStore.from_array(torch.randn(64, 4), out=tmp_path)
     recipe = Recipe(
