@@ -123,6 +123,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(rows: Rows, tmp_path: Path) -> No
     assert names == [f"step-{step:06d}" for step in checkpoints(6)]
 
 
+def test_a_finished_run_is_not_trained_again(rows: Rows, tmp_path: Path) -> None:
+    steps: list[int] = []
+    found = {run(rows, tmp_path / "run", report=lambda *about: steps.append(about[0]))
+             for _ in range(2)}  # fmt: skip
+    assert len(found) == 1
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_checkpoint_loads_as_a_model_of_its_own(rows: Rows, tmp_path: Path) -> None:
     model = probe.load_model(run(rows, tmp_path / "run"))
     assert model.spec.architecture == TinyForCausalLM.__name__

@@ -138,7 +138,7 @@ def train(recipe: Recipe, rows: Rows, *, seed: int, out: Path, report: Report) -
             if not math.isfinite(loss):
                 raise ModelError(f"the loss of step {step} is {loss}", remedy="a smaller lr")
             stopped = report(step + 1, recipe.steps, f"steps, loss {loss:.2f}") is False
-            if stopped or (step + 1) % _SAVE_EVERY == 0:
+            if stopped or (step + 1) % _SAVE_EVERY == 0 or step + 1 == recipe.steps:
                 run.save(step + 1)
             if stopped:
                 raise ModelError(
