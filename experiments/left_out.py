@@ -9,14 +9,9 @@ from collections.abc import Iterator
 
 import probe
 
-SOLU = "Elhage et al. 2022, Softmax Linear Units"
 MONO = "Bricken et al. 2023, Towards Monosemanticity"
 IOI = "Wang et al. 2022"
 FRONTIER = "dictionary architectures"
-TRAININGS = (
-    "not begun: needs GELU, SoLU and norm-only models from three seeds, and a proxy for raters; "
-    "the recipes gelu-1l, gelu-1l-norm, solu-1l and solu-1l-bare are there"
-)
 NO_VERDICT = (
     "measured without a verdict, on 16 prompts: experiments/ioi_smollm2.md; not yet a study"
 )
@@ -27,13 +22,6 @@ DICTIONARIES = (
 )
 
 ROWS = (
-    (SOLU, "SoLU without a norm costs performance", "like a model 30-50 % smaller", "read",
-     TRAININGS),
-    (SOLU, "SoLU with a norm matches GELU", "0.95-1.05 × model size", "read", TRAININGS),
-    (SOLU, "more neurons look interpretable", "about 35 % → 60 %", "read", TRAININGS),
-    (SOLU, "the benefit shrinks at 64 layers", "33 % → 42 %", "read", "out of reach; quoted only"),
-    (SOLU, "a norm alone gives about half the gain", "about halfway", "read", TRAININGS),
-    (SOLU, "the norm smuggles small activations back", "qualitative", "read", TRAININGS),
     (MONO, "target sparsity", "L0 under 10 or 20", "read", "advice, no claim"),
     (MONO, "automated logit prediction", "74 % against 58 %", "read", "needs a model that judges"),
     (IOI, "the model prefers the indirect object", "3.56 nats, 99.3 %", "read", NO_VERDICT),
