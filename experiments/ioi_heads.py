@@ -81,7 +81,7 @@ ABOUT = {
 
 @probe.study(
     paper=PAPER,
-    full={"model": "smollm2", "reference": 24, "find": 24, "n": 64},
+    full={"model": "smollm2", "reference": 24, "find": 24, "n": 40},
     quick={"model": "smollm2", "reference": 2, "find": 3, "n": 6},
 )
 def ioi_heads(*, seed: int, model: str, reference: int, find: int, n: int) -> Iterator[Any]:
