@@ -94,7 +94,7 @@ CLASSES = {0.1: "never", 0.3: "grok", 0.7: "immediate"}
 
 @probe.study(
     paper="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability",
-    full={"seeds": 3, "seeds_fraction": 0, "p": 59, "epochs": 4000, "weight_decay": 5.0,
+    full={"seeds": 5, "seeds_fraction": 0, "p": 59, "epochs": 4000, "weight_decay": 5.0,
           "d_mlp": 512, "keep": True},
     quick={"seeds": 1, "seeds_fraction": 0, "p": 59, "epochs": 3000, "weight_decay": 5.0,
            "d_mlp": 256, "keep": False},
