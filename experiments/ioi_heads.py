@@ -81,8 +81,8 @@ ABOUT = {
 
 @probe.study(
     paper=PAPER,
-    full={"model": "smollm2", "reference": 24, "find": 24, "n": 40},
-    quick={"model": "smollm2", "reference": 2, "find": 3, "n": 6},
+    full={"model": "smollm2", "reference": 16, "find": 16, "n": 32},
+    quick={"model": "smollm2", "reference": 2, "find": 3, "n": 3},
 )
 def ioi_heads(*, seed: int, model: str, reference: int, find: int, n: int) -> Iterator[Any]:
     """Classes of heads, and what the paper says of three of them."""
