@@ -187,17 +187,16 @@ def at_l0(curve: pd.DataFrame, l0: float) -> float:
     return float(np.exp(found))
 
 
-def ratios(table: pd.DataFrame, architecture: str) -> pd.DataFrame:
-    """Error of each dictionary over that of TopK of its seed and width at its own L0."""
+def ratios(table: pd.DataFrame, architecture: str, l0s: Sequence[float]) -> pd.DataFrame:
+    """Error over TopK's at these L0, by seed and width, where both curves have them."""
     rows = []
     for (seed, d_sae), some in table.groupby(["seed", "d_sae"]):
-        plain = some[some.revive != "resample"]
-        curve = plain[(plain.architecture == "topk") & (plain.revive == "auxk")]
-        own = plain[plain.architecture == architecture]
-        for l0, error in zip(own.l0, own.mse, strict=True):
+        topk = some[(some.architecture == "topk") & (some.revive == "auxk")]
+        own = some[some.architecture == architecture]
+        for l0 in l0s if len(own) else ():
             about = {"seed": seed, "d_sae": d_sae, "l0": l0}
-            rows.append(about | {"value": error / at_l0(curve, l0)})
-    return pd.DataFrame(rows).dropna()
+            rows.append(about | {"value": at_l0(own, l0) / at_l0(topk, l0)})
+    return pd.DataFrame(rows, columns=["seed", "d_sae", "l0", "value"]).dropna()
 
 
 def by_seed(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> Any:
