@@ -200,5 +200,7 @@ def ratios(table: pd.DataFrame, architecture: str, l0s: Sequence[float]) -> pd.D
 
 
 def by_seed(frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> Any:
-    """A number of each seed's rows."""
+    """A number of each seed's rows; missing where there are none."""
+    if frame.empty:
+        return probe.exactly(np.nan)
     return probe.over_seeds([of(some) for _, some in frame.groupby("seed")])
