@@ -153,7 +153,9 @@ def test_it_runs_at_its_smallest_size(tmp_path: Path, monkeypatch: pytest.Monkey
     import probe
 
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
-    outcome = solu.solu.run({"seeds": 1, "steps": 2, "widths": [16, 24, 32], "documents": 150})
+    outcome = solu.solu.run(
+        {"seeds": 1, "steps": 2, "widths": [16, 24, 32], "documents": 150, "every": 1}
+    )
     frame = outcome.findings.frame
     assert frame.claim.nunique() == 6
     assert "reproduced" not in set(frame.verdict)  # one seed is never enough
