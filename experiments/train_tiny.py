@@ -1,6 +1,6 @@
 """Train the tiny models that come with Probe, and put them into the package.
 
-``python experiments/train_tiny.py`` makes all of them again, in about twenty minutes of one free
+``python experiments/train_tiny.py`` makes all of them again, in about forty minutes of one free
 core; a run that was cut short goes on where it was, and the studies of tiny models find what was
 trained. Weights are stored in half precision; the recipe, the seed and the hash of the text are
 beside them in ``training.json``.
@@ -22,6 +22,7 @@ SHIPPED = {
     "attn-only-2l": ("attn-only-2l", 0),
     "attn-only-2l-seed1": ("attn-only-2l", 1),
     "attn-only-2l-seed2": ("attn-only-2l", 2),
+    "relu-1l": ("relu-1l", 0),
 }
 """Name → recipe and seed."""
 WEIGHTS = Path(__file__).parents[1] / "src/probe/models/tiny/weights"

@@ -125,7 +125,21 @@ def test_they_run_at_their_smallest_size(
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     module = script(name)
     size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
-    size |= {"n": 2, "zero": True} if name == "framework" else {"smeared": True}
+    size |= {"n": 2} if name == "framework" else {"smeared": True}
     frame = getattr(module, name).run(size).findings.frame
     assert "reproduced" not in set(frame.verdict[frame.over == "seeds"])
     assert len(set(frame.claim)) >= 8
+
+
+@pytest.mark.slow
+def test_shipped_models_of_two_layers_have_an_induction_head_and_of_one_none() -> None:
+    runs = script("tiny_runs")
+    tokens = runs.prefix_tokens(runs.text_of(400, shipped=True).train)
+    one, two = (runs.models(f"attn-only-{n}l", None, range(3), None) for n in (1, 2))
+    assert len(one) == len(two) == 3
+    for model in one:
+        assert runs.prefix_matching(model, tokens).max() < 0.1
+    for model in two:
+        first, second = runs.prefix_matching(model, tokens)
+        assert first.max() < 0.1
+        assert second.max() > 0.4  # where a head counts as one

@@ -38,11 +38,14 @@ class Recipe(BaseModel, frozen=True):
         return self.steps * self.batch_size * self.n_ctx
 
 
+_ATTENTION_ONLY = {"d_model": 256, "n_heads": 8}
+"""Wider than those with neurons, which have a paper's width: heads are all these have."""
+
 RECIPES: dict[str, Recipe] = {
-    "attn-only-0l": Recipe(n_layers=0),
-    "attn-only-1l": Recipe(n_layers=1),
-    "attn-only-2l": Recipe(n_layers=2),
-    "attn-only-1l-smeared": Recipe(n_layers=1, smeared=True),
+    "attn-only-0l": Recipe(n_layers=0, **_ATTENTION_ONLY),
+    "attn-only-1l": Recipe(n_layers=1, **_ATTENTION_ONLY),
+    "attn-only-2l": Recipe(n_layers=2, **_ATTENTION_ONLY),
+    "attn-only-1l-smeared": Recipe(n_layers=1, smeared=True, **_ATTENTION_ONLY),
     "relu-1l": Recipe(n_layers=1, activation="relu"),
     "gelu-1l": Recipe(n_layers=1, activation="gelu"),
     "solu-1l": Recipe(n_layers=1, activation="solu", mlp_norm=True),
