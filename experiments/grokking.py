@@ -94,7 +94,7 @@ CLASSES = {0.1: "never", 0.3: "grok", 0.7: "immediate"}
 
 @probe.study(
     paper="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability",
-    full={"seeds": 5, "seeds_fraction": 0, "p": 59, "epochs": 4000, "weight_decay": 5.0,
+    full={"seeds": 5, "seeds_fraction": 3, "p": 59, "epochs": 4000, "weight_decay": 5.0,
           "d_mlp": 512, "keep": True},
     quick={"seeds": 1, "seeds_fraction": 0, "p": 59, "epochs": 3000, "weight_decay": 5.0,
            "d_mlp": 256, "keep": False},
@@ -177,7 +177,7 @@ def unpacked(parts: dict[str, Tensor], p: int) -> dict[int, probe.Modular]:
 def fraction(seed: int, seeds: int, how: Mapping[str, Any], keep: bool) -> Any:
     """Which class each share of training pairs falls into."""
     if not seeds:
-        return FRACTION.leave_out("six more trainings; set seeds_fraction to 3")
+        return FRACTION.leave_out("six more trainings; see the full size")
     right = []
     for s in range(seed, seed + seeds):
         classes = {share: kind(progress(trained(s, share, how, keep))) for share in CLASSES}
