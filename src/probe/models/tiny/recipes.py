@@ -38,7 +38,7 @@ class Recipe(BaseModel, frozen=True):
         return self.steps * self.batch_size * self.n_ctx
 
 
-_ATTENTION_ONLY = {"d_model": 256, "n_heads": 8}
+_ATTENTION_ONLY: dict[str, Any] = {"d_model": 256, "n_heads": 8}
 """Wider than those with neurons, which have a paper's width: heads are all these have."""
 
 RECIPES: dict[str, Recipe] = {
