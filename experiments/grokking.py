@@ -112,8 +112,8 @@ def grokking(
         numbers.append(circuit(run[epochs]) | leads(curve))
     found = {name: probe.over_seeds([row[name] for row in numbers]) for name in numbers[0]}
     later = np.array([row["test epoch / train epoch"] for row in numbers])
-    found["seeds that test 5 times later"] = probe.exactly((later >= 5).sum())
-    found["seeds that test twice later"] = probe.exactly((later >= 2).sum())
+    found["seeds that test 5 times later"] = probe.exactly(int((later >= 5).sum()))
+    found["seeds that test twice later"] = probe.exactly(int((later >= 2).sum()))
     about = f"{np.isfinite(later).sum()} of {seeds} seeds have grokked; all are counted"
 
     def of(claim: probe.Claim, *more: str, note: str = "") -> Any:
