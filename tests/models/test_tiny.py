@@ -212,6 +212,7 @@ def test_too_little_text_is_refused(tokenizer: Any) -> None:
 # --- shipped -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.shipped())
 def test_shipped_models_load_by_name_and_pass_the_doctor(name: str) -> None:
     model = probe.load_model(name)
