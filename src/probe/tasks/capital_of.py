@@ -40,7 +40,7 @@ def draw(rng: random.Random, tokenizer: Tokenizer | None, options: Options) -> P
     known = set(whole(list(CAPITALS.values()), tokenizer))
     countries = [country for country, capital in CAPITALS.items() if capital in known]
     country = rng.choice(countries)
-    others = [o for o in countries if o != country and _as_long(o, country, tokenizer)]
+    others = [other for other in _as_long(country, countries, tokenizer) if other != country]
     other = rng.choice(others or countries)
     number = rng.randrange(len(TEMPLATES))
     return Prompt(
@@ -52,5 +52,9 @@ def draw(rng: random.Random, tokenizer: Tokenizer | None, options: Options) -> P
     )
 
 
-def _as_long(one: str, other: str, tokenizer: Tokenizer | None) -> bool:
-    return tokenizer is None or n_tokens(tokenizer, one) == n_tokens(tokenizer, other)
+def _as_long(country: str, countries: list[str], tokenizer: Tokenizer | None) -> list[str]:
+    """Those of as many tokens; without a tokenizer, all."""
+    if tokenizer is None:
+        return countries
+    length = n_tokens(tokenizer, country)
+    return [one for one in countries if n_tokens(tokenizer, one) == length]
