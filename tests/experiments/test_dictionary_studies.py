@@ -1,6 +1,6 @@
 """The studies of dictionaries: read off made-up curves, and run whole at their smallest size."""
 
-import importlib.util
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -11,26 +11,15 @@ import torch
 
 import probe
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
 def frontier() -> ModuleType:
-    return script("sae_frontier")
+    return import_module("sae_frontier")
 
 
 @pytest.fixture
 def absorption() -> ModuleType:
-    return script("sae_absorption")
+    return import_module("sae_absorption")
 
 
 def made_up(**worse: float) -> pd.DataFrame:
@@ -57,7 +46,7 @@ def made_up(**worse: float) -> pd.DataFrame:
 
 
 def test_error_at_an_l0_is_read_between_its_neighbours_and_not_beyond() -> None:
-    at_l0 = script("dictionary_runs").at_l0
+    at_l0 = import_module("dictionary_runs").at_l0
     curve = made_up().query("architecture == 'topk' and seed == 0 and d_sae == 512")
     assert at_l0(curve, 24.0) == pytest.approx(100 / 24)
     assert np.isnan(at_l0(curve, 200.0))

@@ -1,9 +1,8 @@
 """The studies of indirect objects: verdicts on made-up numbers, knock-outs against brute force."""
 
-import importlib.util
 import re
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -15,26 +14,15 @@ from ioi_parts import NAMED, PLACES, Prompts
 
 import probe
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def wild() -> ModuleType:
-    return script("ioi_wild")
+    return import_module("ioi_wild")
 
 
 @pytest.fixture(scope="module")
 def heads() -> ModuleType:
-    return script("ioi_heads")
+    return import_module("ioi_heads")
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The study of Towards Monosemanticity: its measures, its verdicts, and a run of it whole."""
 
-import importlib.util
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,26 +12,15 @@ import torch
 from scipy import sparse
 from scipy.optimize import linprog
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def units() -> ModuleType:
-    return script("units")
+    return import_module("units")
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    return script("monosemanticity")
+    return import_module("monosemanticity")
 
 
 # --- the dip -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The studies on tiny models: read off made-up curves, and run whole at their smallest size."""
 
-import importlib.util
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,26 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def heads() -> ModuleType:
-    return script("induction_heads")
+    return import_module("induction_heads")
 
 
 @pytest.fixture(scope="module")
 def framework() -> ModuleType:
-    return script("framework")
+    return import_module("framework")
 
 
 def curve(icl: Any, induction: Any = None, loss: Any = None) -> pd.DataFrame:
@@ -123,7 +112,7 @@ def test_they_run_at_their_smallest_size(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
-    module = script(name)
+    module = import_module(name)
     size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
     size |= {"n": 2} if name == "framework" else {"smeared": True}
     frame = getattr(module, name).run(size).findings.frame
@@ -133,7 +122,7 @@ def test_they_run_at_their_smallest_size(
 
 @pytest.mark.slow
 def test_shipped_models_of_two_layers_have_an_induction_head_and_of_one_none() -> None:
-    runs = script("tiny_runs")
+    runs = import_module("tiny_runs")
     tokens = runs.prefix_tokens(runs.text_of(400, shipped=True).train)
     one, two = (runs.models(f"attn-only-{n}l", None, range(3), None) for n in (1, 2))
     assert len(one) == len(two) == 3

@@ -1,14 +1,12 @@
 """Each study of toys at its smallest size: every row gets its verdict, every exhibit its figure."""
 
-import importlib.util
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALLEST: dict[str, tuple[dict[str, Any], int]] = {
     "packing": ({"seeds": 1, "steps": 5, "many": 100, "steps_many": 2, "model": "toy"}, 5),
     "toy_models": (
@@ -26,19 +24,10 @@ SMALLEST: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 
 
-def script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_study_at_its_smallest(name: str) -> None:
     options, rows = SMALLEST[name]
-    outcome = getattr(script(name), name).run(options)
+    outcome = getattr(import_module(name), name).run(options)
     table = outcome.findings.frame
     assert table.claim.nunique() == rows
     assert "reproduced" not in set(table[table.over == "seeds"].verdict)  # one seed is never enough
@@ -47,7 +36,7 @@ def test_a_study_at_its_smallest(name: str) -> None:
 
 
 def test_shapes_of_five_features_in_a_plane() -> None:
-    shape = script("toy_structure").shape
+    shape = import_module("toy_structure").shape
     angle = 2 * torch.pi * torch.arange(5) / 5
     assert shape(torch.stack([angle.cos(), angle.sin()])) == "pentagon"
     assert shape(torch.tensor([[1.0, -1, 0, 0, 0], [0, 0, 1, -1, 0]])) == "digons"
@@ -55,7 +44,7 @@ def test_shapes_of_five_features_in_a_plane() -> None:
 
 
 def test_where_the_second_shape_becomes_the_better() -> None:
-    crossing = script("toy_structure").crossing
+    crossing = import_module("toy_structure").crossing
     ratio, falls = np.array([1.0, 2, 3, 4]), np.array([4.0, 3, 2, 1])
     assert crossing(ratio, np.full(4, 2.5), falls) == 2.5
     assert np.isnan(crossing(ratio, np.full(4, 0.5), falls))
@@ -63,4 +52,4 @@ def test_where_the_second_shape_becomes_the_better() -> None:
 
 def test_a_neuron_is_polysemantic_from_a_quarter_on() -> None:
     W = torch.tensor([[[1.0, -0.2, 0.1], [0.5, 0.1, -0.4]]])
-    assert script("toy_structure").polysemantic(W).tolist() == [[False, True]]
+    assert import_module("toy_structure").polysemantic(W).tolist() == [[False, True]]

@@ -1,8 +1,6 @@
 """Studies of weights and of facts, run whole at their smallest size; and what they are made of."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -12,22 +10,10 @@ import torch
 
 import probe
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return loaded("task_arithmetic", monkeypatch)
+    return import_module("task_arithmetic")
 
 
 def test_prompts_of_a_split_are_in_no_other(script: ModuleType) -> None:
@@ -65,7 +51,7 @@ def test_the_study_runs_whole(script: ModuleType, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_the_study_of_facts_runs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a random model, which is right by chance."""
-    script = loaded("facts_smollm2", monkeypatch)
+    script = import_module("facts_smollm2")
     names = [f"{first} {last}" for first in ("Mary", "John", "Tom", "Anna") for last in "ABCDEFG"]
     answers = {" ball": names[::2], " book": names[1::2]}
     monkeypatch.setattr(script, "ATHLETES", {k: "; ".join(v) for k, v in answers.items()})
@@ -88,7 +74,7 @@ def everyone(answers: dict[str, list[str]]) -> probe.Task:
 @pytest.mark.slow
 def test_the_study_of_tracing_runs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a random model, with facts it does not know."""
-    script = loaded("rome_smollm2", monkeypatch)
+    script = import_module("rome_smollm2")
     monkeypatch.setattr(script, "LEAST", 0.0)
     monkeypatch.setattr(
         script, "CITIES", {" Rome": "Mary Tom; John Mary Tom", " Paris": "Tom John"}
@@ -103,7 +89,7 @@ def test_the_study_of_tracing_runs_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_effects_are_read_by_part_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second fact without a middle token leaves the first one's mean as it is."""
-    script = loaded("rome_smollm2", monkeypatch)
+    script = import_module("rome_smollm2")
     rows = [
         {"batch": batch, "part": part, "layer": layer, "value": value, "total": 0.5, "clean": 0.9}
         for batch, part, layer, value in [
