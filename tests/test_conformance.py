@@ -59,19 +59,7 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 """Options under which a method draws nothing from the other prompts."""
 
-SWEEPING = {
-    "edge_patching",
-    "robustness",
-    "circuit_robustness",
-    "completeness",
-    "minimality",
-    "acdc",
-}
-"""Methods that run hundreds of others: in the whole run, not in the quick one."""
-per_method = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SWEEPING else name for name in METHODS],
-)
+per_method = pytest.mark.parametrize("name", METHODS)
 
 
 @cache
