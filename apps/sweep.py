@@ -152,11 +152,7 @@ def _estimate(request: Request) -> panels.Asked:
 
 def button(label: str, request: Request, *, first: bool) -> None:
     """Begin, or go on."""
-    st.button(
-        label,
-        key="patch-run",
-        type="primary" if first else "secondary",
-        icon=":material/play_arrow:",
-        on_click=begin,
-        args=(request,),
-    )
+    kind: Any = "primary" if first else "secondary"
+    if st.button(label, key="patch-run", type=kind, icon=":material/play_arrow:"):
+        begin(request)
+        st.rerun()

@@ -190,13 +190,10 @@ def curve(here: Context, chosen: views.Choice, seen: UrlState, watched: bool) ->
             st.progress(job.share, text=f"{len(results)} of {len(views.SIZES)} sizes run")
             st.button("Cancel", key="curve-cancel", icon=":material/stop:", on_click=job.stop)
         elif job is None or job.status != "finished":
-            st.button(
-                "Go on" if results else "Run every size",
-                key="curve-run",
-                icon=":material/play_arrow:",
-                on_click=begin,
-                args=(here, chosen),
-            )
+            label = "Go on" if results else "Run every size"
+            if st.button(label, key="curve-run", icon=":material/play_arrow:"):
+                begin(here, chosen)
+                st.rerun()
     if job is not None and isinstance(job.error, Exception):
         errors.show(job.error)
     over = watched and not (job is not None and job.active)

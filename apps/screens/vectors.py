@@ -63,13 +63,9 @@ def progress(wanted: Wanted, job: Job | None) -> None:
             st.progress(job.share, text="finding the vector, then judging it on held-out pairs")
             st.button("Cancel", key="vectors-cancel", on_click=job.stop, disabled=job.stopping)
         elif job is None or job.status != "finished":
-            st.button(
-                "Build the vector",
-                key="vectors-build",
-                type="primary",
-                on_click=vectors.begin,
-                args=(wanted,),
-            )
+            if st.button("Build the vector", key="vectors-build", type="primary"):
+                vectors.begin(wanted)
+                st.rerun()
             if job is not None and job.status == "stopped":
                 st.caption("Stopped; what was found is kept.")
     if job is not None and isinstance(job.error, Exception):

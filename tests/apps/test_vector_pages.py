@@ -69,8 +69,8 @@ def test_a_vector_is_built_and_judged_beside_controls(kind: str) -> None:
     at.selectbox(key="vectors-task").set_value("plural")
     at.selectbox(key="vectors-kind").set_value(kind)
     at.number_input(key="vectors-shots").set_value(2)
-    at.number_input(key="vectors-least").set_value(0.0).run()
-    at.button(key="vectors-build").click().run()
+    at.number_input(key="vectors-least").set_value(0.0)
+    at.button(key="vectors-build").click().run()  # at once: the page was not drawn for these yet
     (job,) = jobs.manager()._jobs.values()
     job.join(60)
     fine(at.run())
