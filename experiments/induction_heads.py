@@ -7,24 +7,29 @@ tokens, so the in-context-learning score is the loss at token 244 less that at t
 learnt from. Window: the shortest run of checkpoints over which 70 % of the final score arises.
 """
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from tiny_runs import models, prefix_matching, prefix_tokens, text_of, trained_folder
+from ideal_patterns import COUNTS, INDUCTION, PREVIOUS, recovered
+from tiny_curves import (
+    EARLY,
+    LATE,
+    follow,
+    half_maximum,
+    icl,
+    outside,
+    steepens,
+    token_losses,
+    width,
+    window,
+)
+from tiny_runs import models, prefix_matching, prefix_tokens, text_of
 
 import probe
 
 SOURCE = "Olsson et al. 2022, transformer-circuits.pub/2022/in-context-learning-and-induction-heads"
-EARLY, LATE, AROUND = 50, 244, 8
-IS_INDUCTION = 0.4
-MEASURED = 100
-"""Held-out rows, evenly spread over the documents."""
-EVERY = 100
-"""Steps between the checkpoints that are measured, after the first hundred."""
 
 ABRUPT = probe.Claim(
     "In-context learning comes abruptly, and in one layer hardly",
@@ -80,47 +85,49 @@ WHERE = probe.Claim(
     rule="R: the three highest prefix-matching scores are all in the last layer",
     reproduced={"of the top three, in the last layer": probe.at_least(3)},
 )  # fmt: skip
-ABSTRACT = probe.Claim(
-    "One head matches prefixes and copies abstractly (translation, patterns)",
-    published="pattern head: about 65 % of attention on the right rows",
-    source=f"{SOURCE}, Argument 4", mark="read",
-    rule="R: a head with prefix score 0.5 puts half its attention on the right class; P: 35 %",
-)  # fmt: skip
 IDEAL = probe.Claim(
     "Idealised patterns recover the circuit",
     published="previous-token head 99 % of the loss gap, induction head about 65 %",
     source="Redwood Research, comment on the article", mark="read",
     rule="R: at least 90 % and 50 %; P: 70 % and 30 %",
+    reproduced={PREVIOUS: probe.at_least(0.9), INDUCTION: probe.at_least(0.5)},
+    partly={PREVIOUS: probe.at_least(0.7), INDUCTION: probe.at_least(0.3)},
 )  # fmt: skip
 
 
 @probe.study(
     paper="Olsson et al. 2022",
-    full={"seeds": 3, "changes": {}, "documents": None, "smeared": False},
-    quick={"seeds": 3, "changes": None, "documents": 1500, "smeared": False},
+    full={"seeds": 3, "changes": {}, "documents": None, "measured": 100},
+    quick={"seeds": 3, "changes": None, "documents": 1500, "measured": 50},
 )
 def induction_heads(
-    *, seed: int, seeds: int, changes: dict | None, documents: int | None, smeared: bool
+    *, seed: int, seeds: int, changes: dict | None, documents: int | None, measured: int
 ) -> Iterator:
-    """Train and follow (full size only), then ablate."""
+    """Train and follow (full size only), then ablate, and write patterns by hand.
+
+    ``measured``: held-out rows, evenly spread over the documents.
+    """
     rows = text_of(documents, shipped=changes is None)
-    text = rows.held_out[:: max(1, len(rows.held_out) // MEASURED)].long()
+    text = rows.held_out[:: max(1, len(rows.held_out) // measured)].long()
     which = range(seed, seed + seeds)
     if changes is None:
         for claim in (ABRUPT, TOGETHER, BUMP, SMEARED):
             yield claim.leave_out("needs the checkpoints of a training; see the full size")
     else:
-        yield from phases(rows, text, which, changes, smeared)
+        yield from phases(rows, text, which, changes)
     two = models("attn-only-2l", rows, which, changes)
     yield from two
     yield from ablation(rows, text, two, seed)
-    yield ABSTRACT.leave_out("tiny models know no months or translations; of SmolLM2 not done here")
-    yield IDEAL.leave_out("not done here: patterns would be set by hand in both layers")
+    recoveries = [recovered(model, text, prefix_tokens(rows.train)) for model in two]
+    yield IDEAL.judge(
+        {name: probe.over_seeds([one[name] for one in recoveries]) for name in recoveries[0]},
+        note="loss gap: outputs replaced by their mean; patterns as ideal_patterns.py writes them",
+    )
 
 
-def phases(rows, text: torch.Tensor, seeds: range, changes: dict, smeared: bool) -> Iterator:
+def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
     """What happens along the trainings of one layer, two, and one with smeared keys."""
-    names = ("attn-only-1l", "attn-only-2l", *(["attn-only-1l-smeared"] if smeared else []))
+    names = ("attn-only-1l", "attn-only-2l", "attn-only-1l-smeared")
     runs = {name: [follow(name, rows, text, seed, changes) for seed in seeds] for name in names}
     one, two = runs["attn-only-1l"], runs["attn-only-2l"]
     yield shown(runs)
@@ -158,74 +165,16 @@ def phases(rows, text: torch.Tensor, seeds: range, changes: dict, smeared: bool)
                                                    zip(one, windows[0.7], strict=True)],
     }  # fmt: skip
     yield BUMP.judge({name: probe.exactly(np.mean(found)) for name, found in bumps.items()})
-    if not smeared:
-        yield SMEARED.leave_out("three more trainings; set smeared to true")
-        return
     yield SMEARED.judge(
         {
             "final ICL, smeared one layer / two": probe.over_seeds(
                 final["attn-only-1l-smeared"] / final["attn-only-2l"]
-            )
+            ),
+            "best prefix-matching score, smeared one layer": probe.over_seeds(
+                [c.induction.iloc[-1] for c in runs["attn-only-1l-smeared"]]
+            ),
         }
     )
-
-
-# --- following a training ------------------------------------------------------------------------
-
-
-def follow(name: str, rows, text: torch.Tensor, seed: int, changes: dict) -> pd.DataFrame:
-    """A training, and at each of its checkpoints the loss, the ICL score and the head scores.
-
-    What was measured by this very script is kept beside the checkpoints.
-    """
-    done = trained_folder(name, rows, seed, changes)
-    kept = done.parent / f"followed-{len(text)}-{scripts()}.parquet"
-    if kept.is_file():
-        return pd.read_parquet(kept)
-    curve, tokens = [], prefix_tokens(rows.train)
-    for folder in sorted(done.parent.glob("step-*")):
-        step = int(folder.name.removeprefix("step-"))
-        if step > EVERY and step % EVERY:
-            continue
-        model = probe.load_model(folder)
-        losses = token_losses(model, text)
-        scores = prefix_matching(model, tokens)
-        curve.append(
-            {
-                "model": name,
-                "seed": seed,
-                "step": step,
-                "loss": losses.mean().item(),
-                "icl": icl(losses),
-                "induction": scores.max().item(),
-            }
-        )
-    frame = pd.DataFrame(curve)
-    frame.to_parquet(kept.with_suffix(".partial"))
-    kept.with_suffix(".partial").rename(kept)
-    return frame
-
-
-def scripts() -> str:
-    """Names the text of this script and of what it shares with others."""
-    here = Path(__file__)
-    texts = (path.read_bytes() for path in (here, here.with_name("tiny_runs.py")))
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
-
-
-def token_losses(model, rows: torch.Tensor, edits=()) -> torch.Tensor:
-    """Loss of each row's tokens 1, 2, ..., in nats."""
-    parts = []
-    for chunk in rows.split(64):
-        logits = model.forward(chunk, edits).log_softmax(-1)
-        parts.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
-    return torch.cat(parts)
-
-
-def icl(losses: torch.Tensor) -> float:
-    """Loss late in the context less loss early in it; negative is learning in context."""
-    late, early = (losses[:, at - 1 - AROUND : at + AROUND].mean() for at in (LATE, EARLY))
-    return (late - early).item()
 
 
 def shown(runs: dict) -> probe.Exhibit:
@@ -243,51 +192,6 @@ def shown(runs: dict) -> probe.Exhibit:
     return probe.Exhibit("In-context learning along training", frame, columns, view)
 
 
-# --- reading the curves --------------------------------------------------------------------------
-
-
-def window(curve: pd.DataFrame, share: float) -> tuple[int, int]:
-    """First and last step of the shortest stretch over which this share of the final score came."""
-    icl, steps = -curve.icl.to_numpy(), curve.step.to_numpy()
-    need = share * icl[-1]
-    found = [
-        (steps[end] - steps[begin], steps[begin], steps[end])
-        for begin in range(len(icl))
-        for end in range(begin + 1, len(icl))
-        if icl[end] - icl[begin] >= need > 0
-    ]
-    return min(found)[1:] if found else (steps[0], steps[-1])
-
-
-def width(begin: int, end: int, curve: pd.DataFrame) -> float:
-    """The window as a share of training."""
-    return (end - begin) / curve.step.iloc[-1]
-
-
-def half_maximum(curve: pd.DataFrame) -> int:
-    """The first step at which the best prefix-matching score is half of its highest."""
-    return curve.step[curve.induction >= curve.induction.max() / 2].iloc[0]
-
-
-def outside(step: int, begin: int, end: int) -> float:
-    """How far the step is from the window, in widths of it; 0 inside."""
-    return max(0, begin - step, step - end) / (end - begin)
-
-
-def steepens(curve: pd.DataFrame, begin: int, end: int) -> bool:
-    """Whether the loss falls at least 20 % faster somewhere inside the window than just before.
-
-    Slopes a step, of the loss smoothed over three checkpoints, where these are evenly spaced.
-    """
-    late = curve[(curve.step >= EVERY) & (curve.step % EVERY == 0)]
-    if len(late) < 2:
-        return False
-    slope = -np.gradient(late.loss.rolling(3, center=True, min_periods=1).mean(), late.step)
-    inside = slope[(late.step >= begin) & (late.step <= end)]
-    before = slope[late.step < begin][-3:]
-    return bool(len(before) and len(inside) and inside.max() >= 1.2 * before.min())
-
-
 # --- ablation ------------------------------------------------------------------------------------
 
 
@@ -298,7 +202,7 @@ def ablation(rows, text: torch.Tensor, trained: list, seed: int) -> Iterator:
         scores = prefix_matching(model, prefix_tokens(rows.train))
         order = [divmod(int(i), model.dims.n_heads) for i in scores.flatten().argsort().flip(0)]
         placed.append(sum(layer == model.dims.n_layers - 1 for layer, _ in order[:3]))
-        heads = [head for head in order if scores[head] > IS_INDUCTION]
+        heads = [head for head in order if scores[head] > COUNTS]
         rest = [head for head in order if head not in heads]
         chosen = np.random.default_rng(seed).permutation(len(rest))[: len(heads)]
         whole = icl(token_losses(model, text))
@@ -315,15 +219,14 @@ def ablation(rows, text: torch.Tensor, trained: list, seed: int) -> Iterator:
 
 def frozen_icl(model, rows: torch.Tensor, heads: list[tuple[int, int]]) -> float:
     """The ICL score without these heads, all patterns frozen to the clean run's."""
-    parts = []
-    for chunk in rows.split(64):
+    removed = [probe.ablate(f"z.{layer}.{head}") for layer, head in heads]
+
+    def edits(chunk: torch.Tensor) -> list[probe.Edit]:
         trace = model.trace(chunk, ["pattern"])
-        edits = [probe.patch(f"pattern.{layer}", trace["pattern", layer])
-                 for layer in range(model.dims.n_layers)]  # fmt: skip
-        edits += [probe.ablate(f"z.{layer}.{head}") for layer, head in heads]
-        logits = model.forward(chunk, edits, quiet=True).log_softmax(-1)
-        parts.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
-    return icl(torch.cat(parts))
+        layers = range(model.dims.n_layers)
+        return removed + [probe.patch(f"pattern.{i}", trace["pattern", i]) for i in layers]
+
+    return icl(token_losses(model, rows, edits))
 
 
 if __name__ == "__main__":
