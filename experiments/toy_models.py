@@ -1,9 +1,8 @@
-"""Toy Models of Superposition: when do features share dimensions, and in which shapes?
+"""Toy Models of Superposition: when do features share dimensions?
 
-Uniform geometry as published: 400 features of equal importance in 30 dimensions, here at twenty
-densities from 1 to 1/20. Two- and three-feature models are trained on the expected loss
-(quadrature), the others on drawn examples. What needs unequal features, sets of features or a
-hidden layer is in ``toy_structure``.
+Two- and three-feature models are trained on the expected loss (quadrature), the others on drawn
+examples. The shapes of many equal features are in ``toy_geometry``; what needs unequal features,
+sets of features or a hidden layer in ``toy_structure``.
 
 probe reproduce toy_models [--quick]
 """
@@ -20,7 +19,6 @@ import probe
 
 SOURCE = "Elhage et al. 2022"
 LEARNT = 0.5
-FRACTIONS = {"3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5, "3/8": 3 / 8}
 BASIC = probe.Claim(
     "dense: the top m features alone; sparse: more, the least important first",
     published="qualitative (n=20, m=5, importance 0.7^i)", source=f"{SOURCE}, Basic Results",
@@ -47,64 +45,19 @@ PHASE = {
         (3, "extra ignored above s = 4r/(2+5r), in a pair below; dedicated for r > 1", "derived"),
     )
 }  # fmt: skip
-STICKY = probe.Claim(
-    "D* is sticky at 1 and 1/2", published="visual", source=f"{SOURCE}, Geometry", mark="read",
-    rule="R: ≥30 % of ≥20 densities within ±0.05 of 1/2 and ≥10 % within ±0.05 of 1; "
-    "P: one plateau",
-    reproduced={"near 1/2": probe.at_least(0.30), "near 1": probe.at_least(0.10)},
-    partly={"plateaus": probe.at_least(1)}, seeds=5,
-)  # fmt: skip
-CLUSTER = probe.Claim(
-    "D_i cluster at 3/4, 2/3, 1/2, 2/5, 3/8",
-    published="tetrahedron, triangle, digon, pentagon, square antiprism", source=SOURCE,
-    mark="read",
-    rule="R: ≥70 % of learnt features within ±0.03 of a listed value (chance ≈ 27 %); P: ≥50 %",
-    reproduced={"within 0.03": probe.at_least(0.70)},
-    partly={"within 0.03": probe.at_least(0.50)}, seeds=5,
-)  # fmt: skip
-TEGUM = probe.Claim(
-    "features split in tegum factors", published="bipyramid: 3 × 2/3 + 2 × 1/2, exact",
-    source=SOURCE, mark="read",
-    rule="R: |cos| < 0.05 across components of the feature graph in ≥90 % of such pairs "
-    "(an edge: |cos| ≥ 0.2)",
-    reproduced={"orthogonal pairs": probe.at_least(0.90)}, seeds=5,
-)  # fmt: skip
-FILLED = probe.Claim(
-    "Σ D_i ≈ m when packed well", published="equality", source=SOURCE, mark="read",
-    rule="R: within 3 % for runs in the sparse regime (density ≤ 0.2)",
-    reproduced={"largest |Σ D_i / m - 1|": probe.at_most(0.03)}, seeds=5,
-)  # fmt: skip
-ATTACK = probe.Claim(
-    "adversarial vulnerability rises with features per dimension",
-    published="> 3 ×; L2 attack of 0.1 × mean input norm along (WᵀW)_i", source=SOURCE,
-    mark="read",
-    rule="R: ratio > 3 and Spearman ≥ 0.9 with 1/D*; P: > 1.5 and ≥ 0.7",
-    reproduced={"ratio": probe.at_least(3), "Spearman with 1/D*": probe.at_least(0.9)},
-    partly={"ratio": probe.at_least(1.5), "Spearman with 1/D*": probe.at_least(0.7)}, seeds=5,
-)  # fmt: skip
 
 
 @probe.study(
-    paper="Elhage et al. 2022, Toy Models of Superposition: basic results, phases, geometry",
-    full={"seeds": 5, "grid": 12, "best_of": 8, "phase_steps": 200, "densities": 20,
-          "features": 400, "hidden": 30, "steps": 2000, "batch": 256},
-    quick={"seeds": 2, "grid": 6, "best_of": 4, "phase_steps": 100, "densities": 8,
-           "features": 20, "hidden": 5, "steps": 400, "batch": 128},
+    paper="Elhage et al. 2022, Toy Models of Superposition: basic results, phases",
+    full={"seeds": 5, "grid": 12, "best_of": 8, "phase_steps": 200, "steps": 2000, "batch": 512},
+    quick={"seeds": 2, "grid": 6, "best_of": 4, "phase_steps": 100, "steps": 400, "batch": 256},
 )  # fmt: skip
 def toy_models(
-    *, seed: int, seeds: int, grid: int, best_of: int, phase_steps: int, densities: int,
-    features: int, hidden: int, steps: int, batch: int,
-) -> Iterator[Any]:  # fmt: skip
+    *, seed: int, seeds: int, grid: int, best_of: int, phase_steps: int, steps: int, batch: int
+) -> Iterator[Any]:
     yield basic(seed, seeds, steps, batch)
     for n in PHASE:
         yield from phases(n, seed, seeds, grid, best_of, phase_steps)
-    steps_of = torch.logspace(0, np.log10(1 / 20), densities)
-    density = steps_of.repeat(seeds)[:, None].expand(-1, features).contiguous()
-    toys = probe.train_toys(
-        density, hidden=hidden, steps=steps, batch=batch, lr=0.01, seed=seed, judged_on=500
-    )
-    yield from geometry(toys, density[:, 0], seeds)
-    yield attack(toys, density, seeds, seed)
 
 
 def basic(seed: int, seeds: int, steps: int, batch: int) -> Any:
@@ -114,7 +67,7 @@ def basic(seed: int, seeds: int, steps: int, batch: int) -> Any:
     density = levels.repeat(seeds)[:, None].expand(-1, n).contiguous()
     toys = probe.train_toys(
         density, hidden=m, importance=0.7 ** torch.arange(n)[None].float(), steps=steps,
-        batch=2 * batch, lr=0.01, seed=seed, judged_on=500,
+        batch=batch, lr=0.01, seed=seed, judged_on=500,
     )  # fmt: skip
     learnt = (toys.W.norm(dim=1) > LEARNT).view(seeds, len(levels), n)
     cosine = probe.feature_cosines(toys.W).square() * toys.W.norm(dim=1).square()[:, None]
@@ -208,103 +161,6 @@ def closed_forms(n: int, s: np.ndarray, r: np.ndarray) -> dict[str, np.ndarray]:
     alone, pair = s / 3 - s**2 / 4, (1 + r) * s**2 / 6
     dedicated = alone if n == 2 else np.minimum(alone, s**2 / 3)
     return {"ignored": r * alone, "pair": pair, "dedicated": dedicated}
-
-
-# --- geometry ------------------------------------------------------------------------------------
-
-
-def geometry(toys: Any, density: Tensor, seeds: int) -> Iterator[Any]:
-    """Equally important features: the room each has, and who shares it with whom."""
-    D, per = probe.dimensionality(toys.W), probe.dimensions_per_feature(toys.W)
-    learnt, hidden = toys.W.norm(dim=1) > LEARNT, toys.W.shape[1]
-    near = {c: (abs(per.view(seeds, -1) - c) <= 0.05).double().mean(1) for c in (0.5, 1.0)}
-    plateaus = (near[0.5] >= 0.30).int() + (near[1.0] >= 0.10).int()
-    yield STICKY.judge(
-        {
-            "near 1/2": probe.over_seeds(near[0.5].tolist()),
-            "near 1": probe.over_seeds(near[1.0].tolist()),
-            "plateaus": probe.over_seeds(plateaus.tolist()),
-        }
-    )
-    off = torch.stack([abs(D - value) for value in FRACTIONS.values()]).amin(0)
-    by_seed = [chunk.reshape(-1) for chunk in (off <= 0.03).double().chunk(seeds)]
-    known = [chunk.reshape(-1) for chunk in learnt.chunk(seeds)]
-    yield CLUSTER.judge(
-        {
-            "within 0.03": probe.over_seeds(
-                [float(hit[mask].mean()) for hit, mask in zip(by_seed, known, strict=True)]
-            )
-        }
-    )
-    yield histogram(D[learnt], off[learnt])
-
-    across = [between_groups(W) for W in toys.W]
-    rows = len(across) // seeds
-    yield TEGUM.judge(
-        {
-            "orthogonal pairs": probe.over_seeds(
-                [
-                    float((torch.cat(across[k * rows : (k + 1) * rows]) < 0.05).double().mean())
-                    for k in range(seeds)
-                ]
-            )
-        }
-    )
-    filled = abs((D.sum(1) / hidden - 1).view(seeds, -1)[:, (density <= 0.2)[:rows]])
-    yield FILLED.judge(
-        {
-            "largest |Σ D_i / m - 1|": probe.over_seeds(filled.amax(1).tolist()),
-            "mean |Σ D_i / m - 1|": probe.over_seeds(filled.mean(1).tolist()),
-        }
-    )
-
-
-def between_groups(W: Tensor) -> Tensor:
-    """The |cosine| of each pair of learnt features in different components."""
-    groups = probe.feature_groups(W)
-    of = torch.full((W.shape[1],), -1)
-    for number, members in enumerate(groups):
-        of[members] = number
-    apart = (of[:, None] != of) & (of[:, None] >= 0) & (of >= 0)
-    return probe.feature_cosines(W[None])[0].abs()[apart.triu(1)]
-
-
-def histogram(D: Tensor, off: Tensor) -> probe.Exhibit:
-    """How many learnt features have each dimensionality, and how far that is from a fraction."""
-    edges = np.linspace(0, 1.05, 43)
-    which = np.digitize(D.numpy(), edges) - 1
-    frame = pd.DataFrame({"bin": edges[which].round(3), "distance": off.numpy()})
-    frame = frame.groupby("bin").agg(value=("distance", "size"), distance=("distance", "mean"))
-    columns = {
-        "bin": "dimensionality D_i, lower edge of a bin of 0.025", "value": "learnt features",
-        "distance": "mean distance to the nearest of 3/4, 2/3, 1/2, 2/5, 3/8",
-    }  # fmt: skip
-    view = probe.View(kind="bar", x="bin", text="distance", scale="activation")
-    return probe.Exhibit("Dimensionalities of learnt features", frame.reset_index(), columns, view)
-
-
-def attack(toys: Any, density: Tensor, seeds: int, seed: int, n: int = 200) -> Any:
-    """Loss an attack adds, in units of its own square: 1 where features do not interfere."""
-    x = probe.draw_features(density, n, torch.Generator().manual_seed(seed + 7))
-    size = 0.1 * x.norm(dim=2).mean(1)
-    direction = torch.nn.functional.normalize(toys.W.mT @ toys.W, dim=2)
-    clean = (toys(x) - x).square().sum(2)
-    worst = torch.zeros_like(clean)
-    for i in range(direction.shape[1]):
-        moved = x + size[:, None, None] * direction[:, i, None]
-        worst = torch.maximum(worst, (toys(moved) - x).square().sum(2) - clean)
-    harm = (worst.mean(1) / size**2).view(seeds, -1)
-    packed = (1 / probe.dimensions_per_feature(toys.W)).view(seeds, -1)
-    ranks = [
-        pd.Series(h.tolist()).corr(pd.Series(p.tolist()), method="spearman")
-        for h, p in zip(harm, packed, strict=True)
-    ]
-    return ATTACK.judge(
-        {
-            "ratio": probe.over_seeds((harm.amax(1) / harm[:, 0]).tolist()),
-            "Spearman with 1/D*": probe.over_seeds(ranks),
-        }
-    )
 
 
 if __name__ == "__main__":

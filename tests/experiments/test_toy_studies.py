@@ -10,8 +10,10 @@ import torch
 SMALLEST: dict[str, tuple[dict[str, Any], int]] = {
     "packing": ({"seeds": 1, "steps": 5, "many": 100, "steps_many": 2, "model": "toy"}, 5),
     "toy_models": (
-        {"seeds": 1, "grid": 2, "best_of": 2, "phase_steps": 5, "densities": 3, "features": 8,
-         "hidden": 2, "steps": 5, "batch": 8}, 8,
+        {"seeds": 1, "grid": 2, "best_of": 2, "phase_steps": 5, "steps": 5, "batch": 8}, 3,
+    ),
+    "toy_geometry": (
+        {"seeds": 1, "densities": 3, "features": 8, "hidden": 2, "steps": 5, "batch": 8}, 5,
     ),
     "toy_structure": (
         {"seeds": 1, "ratios": 2, "restarts": 2, "runs": 1, "steps": 3, "hidden_best_of": 2,
@@ -33,6 +35,36 @@ def test_a_study_at_its_smallest(name: str) -> None:
     assert "reproduced" not in set(table[table.over == "seeds"].verdict)  # one seed is never enough
     for exhibit in outcome.exhibits.values():
         assert exhibit.plot().data
+
+
+def test_the_named_shapes_lie_on_their_fractions() -> None:
+    distance = import_module("toy_geometry").distance
+    for corners in (3, 5):  # triangle 2/3, pentagon 2/5
+        angle = 2 * torch.pi * torch.arange(corners) / corners
+        assert distance(torch.stack([angle.cos(), angle.sin()])[None]).abs().max() < 1e-6
+    tetrahedron = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+    assert distance(tetrahedron[None]).abs().max() < 1e-6
+    assert distance(torch.eye(3)[None]).min() == 0.25  # a dimension each: 1 is not in the list
+
+
+@pytest.mark.parametrize(("dims", "verdict"), [(10, "reproduced"), (4, "not reproduced")])
+def test_pairs_cluster_and_crowds_do_not(dims: int, verdict: str) -> None:
+    study = import_module("toy_geometry")
+    pairs = torch.cat([torch.eye(10), -torch.eye(10)], 1)
+    draw = torch.Generator().manual_seed(0)
+    W = torch.stack([torch.linalg.qr(torch.randn(dims, dims, generator=draw))[0] @ pairs[:dims]
+                     + 0.01 * torch.randn(dims, 20, generator=draw) for _ in range(5)])  # fmt: skip
+    if dims < 10:  # vectors that point anywhere
+        W = study.scattered(torch.ones_like(W))
+    finding, exhibit = study.clusters(W, torch.full((5,), 0.3), seeds=5)
+    assert finding.verdict == verdict
+    counted = exhibit.frame["value"].sum()
+    assert counted == 100
+
+
+def test_scattered_vectors_keep_their_lengths() -> None:
+    W = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(import_module("toy_geometry").scattered(W).norm(dim=1), W.norm(dim=1))
 
 
 def test_shapes_of_five_features_in_a_plane() -> None:
