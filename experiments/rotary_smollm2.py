@@ -3,7 +3,7 @@
 Barbero et al. (2024) find that most of the length of queries and keys lies in the slowest pairs,
 that heads for the previous token or the token itself use the fastest, and that values, which are
 not rotated, show nothing. Text: sentences written for this study, and the prompts of Probe's tasks.
-Rows of the paper that need models trained anew are left out.
+What the paper claims of models trained with fewer frequencies, or none, is in ``p_rope.py``.
 """
 
 from collections.abc import Iterator
@@ -59,14 +59,6 @@ DECAY = probe.Claim(
         "largest mean score over its standard error": probe.at_most(4.0),
     },
 )
-NOPE = probe.Claim(
-    "without positions one head cannot go by position", published="proposition 5.2", source=PAPER,
-    mark="second-hand", rule="1-layer toy on previous-token copy: RoPE at least 95 %, NoPE fails",
-)  # fmt: skip
-P_ROPE = probe.Claim(
-    "p-RoPE perplexity", published="0.75: 4.4414, RoPE 4.4627, NoPE 4.8594 (Wiki)", source=PAPER,
-    mark="second-hand", rule="order 0.75 ≤ RoPE < 0.25 < NoPE with gaps beyond the seeds' spread",
-)  # fmt: skip
 
 
 @probe.study(paper=PAPER, full={"n": 16}, quick={"n": 2})
@@ -83,8 +75,6 @@ def rotary_smollm2(*, seed: int, n: int) -> Iterator[Any]:
     previous = random.groupby(["layer", "head"])["value"].mean()
     yield FAST.judge(fastest(heads, previous), note="previous-token score on random tokens")
     yield DECAY.judge(no_decay(model, seed))
-    yield NOPE.leave_out("needs models trained for it")
-    yield P_ROPE.leave_out("needs models trained for it")
     table = frame.groupby(["part", "layer", "pair", "wavelength"], as_index=False)["share"].mean()
     yield probe.Exhibit(
         "Use of rotary frequencies",

@@ -13,6 +13,8 @@ from probe.methods.weights.qk_at_distance import qk_at_distance
 from probe.models import scoring
 from probe.models.bridge import BridgeModel
 from probe.models.load import load_model
+from probe.models.tiny.recipes import recipe
+from probe.models.tiny.train import untrained
 
 
 def two_speeds() -> Any:
@@ -38,6 +40,25 @@ def test_each_layer_has_its_own_speeds_and_the_scale_is_the_models() -> None:
     one = Task.from_prompts("t5 t9 t30 t31 t12").encode(model)
     frame = qk_at_distance(model, one, query=-1, key=1, distances=[3])
     np.testing.assert_allclose(frame["value"], frame["recorded"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pairs_that_do_not_turn_are_no_part_of_a_rotation() -> None:
+    found = {}
+    for share in (1.0, 0.5, 0.0):
+        small = recipe("gelu-2l", rotary_share=share, d_model=16, d_head=16, n_heads=2, d_mlp=16)
+        model = load_model(untrained(small, len(tokenizer()), seed=0), tokenizer=tokenizer())
+        found[share] = model.scoring(1)
+        assert found[share].scale == pytest.approx(16**-0.5, rel=1e-4)
+    whole, half = found[1.0].rotary, found[0.5].rotary
+    assert found[0.0].rotary is None
+    assert whole is not None and half is not None
+    assert (len(whole.pairs), len(half.pairs)) == (8, 4)
+    assert torch.equal(half.pairs, whole.pairs[:4])
+    assert torch.equal(half.frequency, whole.frequency[:4])
+    x = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    still = [4, 5, 6, 7, 12, 13, 14, 15]
+    assert torch.equal(half.turn(x, 9)[still], x[still])
 
 
 def test_scores_of_no_known_form_are_refused(

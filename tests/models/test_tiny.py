@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ import probe
 from probe.core.errors import CorpusError, ModelError, OptionError, SiteError
 from probe.models import tiny
 from probe.models.tiny.architecture import SmearedKeys, TinyForCausalLM
-from probe.models.tiny.recipes import RECIPES, Recipe, recipe
+from probe.models.tiny.recipes import RECIPES, Recipe, completed, recipe
 from probe.models.tiny.text import Rows, pack, train_tokenizer
 from probe.models.tiny.train import batch_of, checkpoints, schedule, train, untrained
 
@@ -52,6 +53,8 @@ def run(rows: Rows, out: Path, *, report: Any = lambda *about: None, **changes: 
     [
         ("attn-only-2l", {}, {"mlp_out", "mlp_pre", "mlp_post", "ln2_scale", "resid_mid"}),
         ("solu-1l", {"positions": "learned"}, set()),
+        pytest.param("gelu-1l", {"rotary_share": 0.5}, set(), marks=pytest.mark.slow),
+        pytest.param("gelu-1l", {"rotary_share": 0}, set(), marks=pytest.mark.slow),
     ],
 )
 def test_they_pass_the_doctor_and_claim_what_they_have(
@@ -108,6 +111,68 @@ def test_learned_positions_tell_places_apart_and_continue_from_a_cache() -> None
     torch.testing.assert_close(rest, logits[4:])
 
 
+# --- a share of the rotary pairs -----------------------------------------------------------------
+
+
+def rotation(share: float, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines that a model of heads of 8 turns by: [position, dimension]."""
+    hf = untrained(recipe("gelu-1l", **SMALL, rotary_share=share), 50, 0)
+    cos, sin = hf.model.rotary_emb(torch.zeros(1), positions[None])
+    return cos[0], sin[0]
+
+
+def test_all_pairs_turn_as_llamas_do_and_none_not_at_all() -> None:
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    places = torch.tensor([0, 1, 7, 200])
+    hf = untrained(recipe("gelu-1l", **SMALL), 50, 0)
+    llama = LlamaRotaryEmbedding(hf.config)(torch.zeros(1), places[None])
+    for own, theirs in zip(rotation(1.0, places), llama, strict=True):
+        assert torch.equal(own, theirs[0])
+    cos, sin = rotation(0.0, places)
+    assert torch.equal(cos, torch.ones(4, 8))
+    assert torch.equal(sin, torch.zeros(4, 8))
+
+
+@pytest.mark.parametrize(("share", "turning"), [(0.75, 3), (0.5, 2), (0.25, 1)])
+def test_the_fastest_pairs_turn_at_their_full_speeds(share: float, turning: int) -> None:
+    places = torch.tensor([0, 1, 7, 200])
+    cos, sin = (part.double().numpy() for part in rotation(share, places))
+    for pair in range(4):
+        angle = places.numpy() * 10_000 ** (-2 * pair / 8) * (pair < turning)
+        for dimension in (pair, pair + 4):
+            assert cos[:, dimension] == pytest.approx(np.cos(angle), abs=1e-5)
+            assert sin[:, dimension] == pytest.approx(np.sin(angle), abs=1e-5)
+
+
+def test_a_saved_model_turns_what_it_turned(tmp_path: Path) -> None:
+    hf = untrained(recipe("gelu-1l", **SMALL, rotary_share=0.25), 50, 0)
+    hf.save_pretrained(tmp_path)
+    again = TinyForCausalLM.from_pretrained(tmp_path)
+    assert again.config.rotary_share == 0.25
+    assert torch.equal(again.model.rotary_emb.inv_freq, torch.tensor([1.0, 0, 0, 0]))
+    torch.testing.assert_close(
+        again(torch.arange(9)[None]).logits, hf(torch.arange(9)[None]).logits
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_one_layer_without_positions_is_blind_to_the_order_of_what_came_before(
+    share: float,
+) -> None:
+    hf = untrained(recipe("attn-only-1l", **SMALL, rotary_share=share), 50, 0).eval()
+    tokens = torch.arange(3, 13)[None]
+    moved = torch.cat([tokens[:, :-1].flip(1), tokens[:, -1:]], 1)
+    with torch.no_grad():
+        one, other = hf(tokens).logits[0, -1], hf(moved).logits[0, -1]
+    assert torch.allclose(one, other, atol=1e-5) == (share == 0)
+
+
+def test_learned_positions_have_no_pairs_to_leave_out() -> None:
+    with pytest.raises(OptionError, match='rotary_share=0.5 with learned .*\n.*positions="rotary"'):
+        recipe("gelu-1l", rotary_share=0.5, positions="learned")
+
+
 # --- training ------------------------------------------------------------------------------------
 
 
@@ -155,6 +220,49 @@ def test_a_folder_with_another_run_is_refused(rows: Rows, tmp_path: Path) -> Non
     run(rows, tmp_path / "run", steps=1)
     with pytest.raises(ModelError, match="holds a run with another recipe"):
         run(rows, tmp_path / "run", steps=2)
+
+
+def older(folder: Path) -> bytes:
+    """Take from a run's record the field that recipes did not have at first."""
+    card = folder / "training.json"
+    record = json.loads(card.read_text("utf-8"))
+    del record["recipe"]["rotary_share"]
+    card.write_text(json.dumps(record), "utf-8")
+    return card.read_bytes()
+
+
+def test_a_run_recorded_before_a_field_was_new_is_still_the_same_run(
+    rows: Rows, tmp_path: Path
+) -> None:
+    done: list[int] = []
+    trained = run(rows, tmp_path, steps=2)
+    card, model = older(tmp_path), (trained / "model.safetensors").stat()
+    again = run(rows, tmp_path, steps=2, report=lambda *about: done.append(about[0]))
+    assert (again, done) == (trained, [])
+    assert (again / "model.safetensors").stat() == model
+    assert (tmp_path / "training.json").read_bytes() == card
+    with pytest.raises(ModelError, match="holds a run with another recipe"):
+        run(rows, tmp_path, steps=2, rotary_share=0.5)
+
+
+def test_a_run_cut_short_before_a_field_was_new_goes_on(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="was stopped after step 1"):
+        run(rows, tmp_path, steps=2, report=lambda *about: False)
+    older(tmp_path)
+    done: list[int] = []
+    run(rows, tmp_path, steps=2, report=lambda *about: done.append(about[0]))
+    assert done == [2]
+
+
+@pytest.mark.parametrize("name", tiny.shipped())
+def test_shipped_models_are_of_their_recipe(name: str) -> None:
+    record = json.loads((tiny.folder(name) / "training.json").read_text("utf-8"))
+    assert completed(record["recipe"]) == recipe(name.split("-seed")[0]).model_dump()
+
+
+def test_what_a_record_has_besides_is_not_passed_over() -> None:
+    record = RECIPES["gelu-1l"].model_dump()
+    assert completed(record | {"unheard_of": 1}) == record | {"unheard_of": 1}
 
 
 def test_rows_of_another_length_are_refused(rows: Rows, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ class Rotary:
     """A rotation of pairs of a head's dimensions by angles that grow with position.
 
     Attributes:
-        pairs: Which two dimensions turn together, fastest pair first.
+        pairs: Which two dimensions turn together, fastest pair first; others stay as they are.
         frequency: Radians a pair turns by from one token to the next.
         factor: What rotated dimensions are multiplied by besides (1 but for some long contexts).
     """

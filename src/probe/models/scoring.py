@@ -127,7 +127,8 @@ def _candidates(table: tuple[Tensor, Tensor] | None) -> Iterator[Rotary]:
         (speed, range(width), range(width, 2 * width)),
     ):
         pairs = torch.tensor([list(first), list(second)], device=cos.device).T
-        yield Rotary(pairs, speeds, float(size[0]))
+        turning = speeds != 0  # p-RoPE leaves slow pairs as they are
+        yield Rotary(pairs[turning], speeds[turning], float(size[0]))
 
 
 def _norm(attention: Any, name: str, d_head: int) -> Callable[[Tensor], Tensor] | None:

@@ -12,6 +12,9 @@ the block is ours, since none of Llama's has the parts these papers vary:
 - ``positions="rotary"``: queries and keys have biases. A head that looks one token back, whatever
   the tokens, needs a part of query and key that is the same for all of them; without biases the
   token embeddings must first grow one.
+- ``rotary_share``: the share of pairs, fastest first, that turn (p-RoPE). Each keeps its speed of
+  the full rotation, unlike with Hugging Face's ``partial_rotary_factor``, which spreads the whole
+  range of speeds over fewer dimensions. With 0 nothing but the mask tells places apart (NoPE).
 - ``smeared=True``: each head's key is a mixture of the token's own and the one's before it.
 
 The blocks keep Llama's names, so that the bridge's adapter for Llama reads them (``adapter.py``).
@@ -47,6 +50,7 @@ class TinyConfig(LlamaConfig):
     activation: str | None = None
     mlp_norm: bool = False
     positions: str = "rotary"
+    rotary_share: float = 1.0
     smeared: bool = False
 
 
@@ -142,6 +146,21 @@ class NoRotation(nn.Module):
         return cos, torch.zeros_like(cos)
 
 
+class FastRotaryEmbedding(LlamaRotaryEmbedding):
+    """Llama's rotation of the fastest pairs; the others are turned by nothing.
+
+    "RotaryEmbedding" in its name and the method's name are what Hugging Face's loader goes by when
+    it fills in the frequencies, which no file holds.
+    """
+
+    @staticmethod
+    def compute_default_rope_parameters(config: Any, **kwargs: Any) -> tuple[Tensor, float]:
+        """Radians a pair turns by from one token to the next, and the factor of cosine and sine."""
+        speeds, factor = LlamaRotaryEmbedding.compute_default_rope_parameters(config, **kwargs)
+        speeds[round(config.rotary_share * len(speeds)) :] = 0
+        return speeds, factor
+
+
 class TinyModel(LlamaModel):
     """Embedding, blocks, final norm."""
 
@@ -153,7 +172,7 @@ class TinyModel(LlamaModel):
         learned = config.positions == "learned"
         if learned:
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.rotary_emb = NoRotation(config) if learned else LlamaRotaryEmbedding(config)
+        self.rotary_emb = NoRotation(config) if learned else FastRotaryEmbedding(config)
         self.layers = nn.ModuleList(
             TinyBlock(config, layer) for layer in range(config.num_hidden_layers)
         )

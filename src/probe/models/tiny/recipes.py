@@ -1,8 +1,9 @@
 """What each tiny model is and how it is trained: one table."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from probe.core.errors import OptionError, nearest
 
@@ -16,6 +17,9 @@ class Recipe(BaseModel, frozen=True):
     )
     mlp_norm: bool = Field(default=False, description="A norm on the neurons")
     positions: Literal["rotary", "learned"] = "rotary"
+    rotary_share: float = Field(
+        default=1.0, ge=0, le=1, description="Of the rotary pairs, fastest first, that turn"
+    )
     smeared: bool = Field(default=False, description="Keys mixed with the previous token's")
     d_model: int = Field(default=128, ge=1)
     n_heads: int = Field(default=4, ge=1)
@@ -31,6 +35,16 @@ class Recipe(BaseModel, frozen=True):
         default=0.3, gt=0, le=1, description="Share of steps in which they fall"
     )
     weight_decay: float = Field(default=0.01, ge=0)
+
+    @model_validator(mode="after")
+    def _turns_what_is_rotary(self) -> "Recipe":
+        if self.positions != "rotary" and self.rotary_share != 1:
+            raise OptionError(
+                f"rotary_share={self.rotary_share:g} with {self.positions} positions, which do not "
+                "turn",
+                remedy='positions="rotary"',
+            )
+        return self
 
     @property
     def n_tokens(self) -> int:
@@ -54,6 +68,19 @@ RECIPES: dict[str, Recipe] = {
     "gelu-2l": Recipe(n_layers=2, activation="gelu"),
 }
 """Name → recipe. Without more in the name: rotary positions, no norm on the neurons but SoLU's."""
+
+
+def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it was recorded, with the fields that have come since.
+
+    The default of a new field must be what was done before there was the field.
+
+    >>> completed(RECIPES["gelu-1l"].model_dump(exclude={"rotary_share"})) == (
+    ...     RECIPES["gelu-1l"].model_dump())
+    True
+    """
+    fields = Recipe.model_fields.items()
+    return {name: one.default for name, one in fields if not one.is_required()} | dict(recorded)
 
 
 def recipe(name: str, **changes: Any) -> Recipe:

@@ -30,7 +30,7 @@ from probe.core.errors import ModelError, OptionError
 from probe.core.progress import Report, progress_bar
 from probe.core.provenance import versions
 from probe.models.tiny.architecture import TinyConfig, TinyForCausalLM
-from probe.models.tiny.recipes import Recipe, recipe
+from probe.models.tiny.recipes import Recipe, completed, recipe
 from probe.models.tiny.text import Rows
 
 _STATE = "state.safetensors"
@@ -67,6 +67,7 @@ def untrained(recipe: Recipe, vocabulary: int, seed: int) -> TinyForCausalLM:
         activation=recipe.activation,
         mlp_norm=recipe.mlp_norm,
         positions=recipe.positions,
+        rotary_share=recipe.rotary_share,
         smeared=recipe.smeared,
     )
     with torch.random.fork_rng(devices=[]):
@@ -221,6 +222,7 @@ class _Run:
             about = json.dumps({**self.record, "versions": versions()}, indent=1) + "\n"
             _write(card, lambda part: part.write_text(about, "utf-8"))
         found = json.loads(card.read_text("utf-8"))
+        found["recipe"] = completed(found.get("recipe", {}))
         if differing := [key for key in self.record if found.get(key) != self.record[key]]:
             raise ModelError(
                 f"{self.out} holds a run with another {', '.join(differing)}",
