@@ -7,9 +7,9 @@ of every 128 is left out of training and of every measure, and stays as it is wh
 measured; so does the one token in some thousands whose norm is over ten times the median. All
 architectures see the same 200,000 tokens once, in the same order, at the same learning rate: these
 are dictionaries barely trained. Errors are compared at an L0 of 16, 32 and 64 on held-out tokens,
-where both curves have them: log error is taken as linear in log L0 between two dictionaries.
-JumpReLU's bandwidth is 0.05 (published: 0.001, over thousands of times as many tokens), for its
-threshold begins at the bandwidth and could not rise to where it matters in so few.
+where both curves have them (JumpReLU at its own): log error is taken as linear in log L0 between
+two dictionaries. JumpReLU's bandwidth is 0.05 (published: 0.001, over thousands of times as many
+tokens), for its threshold begins at the bandwidth and could not rise to where it matters in so few.
 """
 
 from collections.abc import Iterator, Sequence
@@ -113,18 +113,16 @@ COLUMNS = {
     paper="Gao 2024; Rajamanoharan 2024; Bussmann 2024; Gurnee 2024",
     full={
         "model": "smollm2", "layer": 15, "tokens": 200_000, "held_out": 10_000, "rows": 8,
-        "n_pos": 128, "widths": [1024], "steps": 800, "batch": 256, "lr": 1e-3, "seeds": 3,
-        "jump": False,
+        "n_pos": 128, "widths": [1024, 512], "steps": 800, "batch": 256, "lr": 1e-3, "seeds": 3,
     },
     quick={
         "model": "toy", "layer": 0, "tokens": 8000, "held_out": 2000, "rows": 4,
         "n_pos": 64, "widths": [256, 128], "steps": 40, "batch": 128, "lr": 3e-3, "seeds": 2,
-        "jump": True,
     },
 )  # fmt: skip
 def sae_frontier(
     *, seed: int, model: str, layer: int, tokens: int, held_out: int, rows: int, n_pos: int,
-    widths: Sequence[int], steps: int, batch: int, lr: float, seeds: int, jump: bool,
+    widths: Sequence[int], steps: int, batch: int, lr: float, seeds: int,
 ) -> Iterator[Any]:  # fmt: skip
     """Train dictionaries of six kinds on the same activations, and compare them at equal L0."""
     store = harvested(model, layer, tokens, n_pos, held_out=False)
@@ -134,7 +132,7 @@ def sae_frontier(
         one
         for d_sae in widths
         for s in range(seed, seed + seeds)
-        for plan in plans(d_sae == widths[0], jump)
+        for plan in plans(d_sae == widths[0])
         for one in dictionaries(store, s, d_sae, plan, common)
     ]
     table = pd.DataFrame([about | quality(sae, x) for about, sae in made])
@@ -151,20 +149,14 @@ def sae_frontier(
     yield judge_dead(main)
     yield judge_shrinkage(main)
     yield judge_gated(main)
-    yield (
-        judge_jump(main)
-        if jump
-        else JUMP.leave_out(
-            "not trained at the full size, for want of hours; the quick size has it, on a toy"
-        )
-    )
+    yield judge_jump(main)
     yield judge_batch(main)
     middle = (table.d_sae == widths[0]) & (table.architecture == "topk") & (table.setting == 32)
     yield judge_errors(predictions, [made[i][1] for i in np.flatnonzero(middle)], seed)
     yield frontier(table)
 
 
-def plans(whole: bool, jump: bool) -> list[tuple[str, str, Sequence[float], str]]:
+def plans(whole: bool) -> list[tuple[str, str, Sequence[float], str]]:
     """Architecture, the option that sets its L0, its values, and what is done for dead features.
 
     The second width has two kinds alone.
@@ -172,10 +164,9 @@ def plans(whole: bool, jump: bool) -> list[tuple[str, str, Sequence[float], str]
     both = [("topk", "k", TOPK, "auxk"), ("standard", "sparsity", PENALTIES["standard"], "none")]
     more = [
         ("topk", "k", TOPK[:1], "none"), ("batchtopk", "k", JUDGED, "auxk"),
-        ("gated", "sparsity", PENALTIES["gated"], "none"),
+        *((name, "sparsity", PENALTIES[name], "none") for name in ("gated", "jumprelu")),
     ]  # fmt: skip
-    last = [("jumprelu", "sparsity", PENALTIES["jumprelu"], "none")]
-    return both + more * whole + last * (whole and jump)
+    return both + more * whole
 
 
 def dictionaries(
@@ -271,9 +262,12 @@ def judge_gated(table: pd.DataFrame) -> Any:
 
 
 def judge_jump(table: pd.DataFrame) -> Any:
-    """JumpReLU over TopK at equal L0."""
-    found = ratios(table, "jumprelu", JUDGED)
-    seen = ", ".join(str(l0) for l0 in sorted(set(found.l0)))
+    """JumpReLU over TopK, at the L0 of each JumpReLU dictionary: its curve is a short one."""
+    found = pd.concat(
+        ratios(some, "jumprelu", sorted(some[some.architecture == "jumprelu"].l0))
+        for _, some in table.groupby("seed")
+    )
+    seen = ", ".join(f"{l0:.1f}" for l0 in sorted(found.l0))
     note = f"at L0 {seen}; bandwidth {BANDWIDTH}"
     return JUMP.judge({"MSE of JumpReLU / of TopK, worst": worst(found)}, note)
 
