@@ -220,4 +220,5 @@ else:
         if job is not None and job.active:
             st.fragment(curve, run_every=LOOK_AGAIN)(here, chosen, seen, True)
         else:
-            curve(here, chosen, seen, False)
+            with st.container():  # where the fragment was, so that what it drew is drawn over
+                curve(here, chosen, seen, False)

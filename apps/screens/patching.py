@@ -185,5 +185,6 @@ else:
         if job is not None and job.active:
             st.fragment(heat_map, run_every=LOOK_AGAIN)(here, chosen, request, seen, True)
         else:
-            heat_map(here, chosen, request, seen, False)
+            with st.container():  # where the fragment was, so that what it drew is drawn over
+                heat_map(here, chosen, request, seen, False)
         both_patterns(here)

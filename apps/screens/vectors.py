@@ -124,4 +124,5 @@ with errors.boxed():
     if job is not None and job.active:
         st.fragment(draw, run_every=LOOK_AGAIN)(wanted, True)
     else:  # no fragment: the button's click must run the page, which then looks again and again
-        draw(wanted, False)
+        with st.container():  # where the fragment was, so that what it drew is drawn over
+            draw(wanted, False)
