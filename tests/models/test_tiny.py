@@ -109,6 +109,9 @@ def test_learned_positions_tell_places_apart_and_continue_from_a_cache() -> None
         rest = hf(same[:, 4:], past_key_values=first.past_key_values).logits[0]
     assert not torch.allclose(logits[0], logits[5], atol=1e-3)
     torch.testing.assert_close(rest, logits[4:])
+    cos, sin = hf.model.rotary_emb(torch.zeros(1), torch.arange(6)[None])
+    assert (cos == 1).all()
+    assert (sin == 0).all()
 
 
 # --- a share of the rotary pairs -----------------------------------------------------------------

@@ -8,7 +8,7 @@ the block is ours, since none of Llama's has the parts these papers vary:
   of a model that has none.
 - ``activation="solu"``, ``mlp_norm=True``: softmax linear units, ``x · softmax(x)``, with a norm
   on the neurons. Hugging Face has neither.
-- ``positions="learned"``: added to the token embedding, and the rotation is by nothing.
+- ``positions="learned"``: added to the token embedding; no pair of query and key turns.
 - ``positions="rotary"``: queries and keys have biases. A head that looks one token back, whatever
   the tokens, needs a part of query and key that is the same for all of them; without biases the
   token embeddings must first grow one.
@@ -133,19 +133,6 @@ class TinyBlock(GradientCheckpointingLayer):
         return hidden_states
 
 
-class NoRotation(nn.Module):
-    """Stands where Llama rotates queries and keys, and turns them by nothing."""
-
-    def __init__(self, config: TinyConfig) -> None:
-        super().__init__()
-        self.width = config.head_dim or config.hidden_size // config.num_attention_heads
-
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of zero angles."""
-        cos = torch.ones(*position_ids.shape, self.width, device=x.device, dtype=x.dtype)
-        return cos, torch.zeros_like(cos)
-
-
 class FastRotaryEmbedding(LlamaRotaryEmbedding):
     """Llama's rotation of the fastest pairs; the others are turned by nothing.
 
@@ -157,7 +144,8 @@ class FastRotaryEmbedding(LlamaRotaryEmbedding):
     def compute_default_rope_parameters(config: Any, **kwargs: Any) -> tuple[Tensor, float]:
         """Radians a pair turns by from one token to the next, and the factor of cosine and sine."""
         speeds, factor = LlamaRotaryEmbedding.compute_default_rope_parameters(config, **kwargs)
-        speeds[round(config.rotary_share * len(speeds)) :] = 0
+        share = config.rotary_share if config.positions == "rotary" else 0
+        speeds[round(share * len(speeds)) :] = 0
         return speeds, factor
 
 
@@ -169,10 +157,9 @@ class TinyModel(LlamaModel):
     def __init__(self, config: TinyConfig) -> None:
         super(LlamaModel, self).__init__(config)  # not Llama's own: it would make Llama's blocks
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        learned = config.positions == "learned"
-        if learned:
+        if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.rotary_emb = NoRotation(config) if learned else FastRotaryEmbedding(config)
+        self.rotary_emb = FastRotaryEmbedding(config)
         self.layers = nn.ModuleList(
             TinyBlock(config, layer) for layer in range(config.num_hidden_layers)
         )
