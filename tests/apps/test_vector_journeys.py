@@ -11,6 +11,13 @@ from watched import watched
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MINUTES = 60_000
+LOOK_FOR_TWINS = """window.twins = new Set();
+(function look() {
+    const titles = [...document.querySelectorAll("h3")].map((title) => title.innerText);
+    titles.filter((title, at) => titles.indexOf(title) < at).forEach((t) => window.twins.add(t));
+    requestAnimationFrame(look);
+})();"""
+"""Keeps every heading that stood on the page twice at once, be it for a moment."""
 
 
 @pytest.fixture
@@ -35,6 +42,7 @@ def test_steer_writes_both_texts_and_the_strip_selects_a_token(
 def test_a_task_becomes_a_vector_is_judged_and_steered_with(
     page: Any, explorer_url: str, tmp_path: Path
 ) -> None:
+    page.add_init_script(LOOK_FOR_TWINS)
     asked = urlencode({"v": "1", "q": "Q: river\nA:"})
     page.goto(f"{explorer_url}/vectors?{asked}")
     page.get_by_role("combobox", name="Task").click()
@@ -45,6 +53,7 @@ def test_a_task_becomes_a_vector_is_judged_and_steered_with(
     page.get_by_role("heading", name="Held-out pairs, with the vector and with controls").wait_for()
     page.get_by_text("random 1").first.wait_for(state="attached")  # drawn on a canvas
     assert page.get_by_role("button", name="Build the vector").count() == 0
+    assert page.evaluate("[...window.twins]") == []  # drawn over, never beside what was there
     page.get_by_role("button", name="Save the vector").click()
     file = page.get_by_role("textbox", name="File", exact=True)
     file.fill(str(tmp_path / "plural.safetensors"))
