@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from tiny_curves import Edits, token_losses
-from tiny_runs import prefix_matching
+from tiny_runs import Edits, prefix_matching, token_losses
 
 import probe
 

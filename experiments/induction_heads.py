@@ -21,11 +21,10 @@ from tiny_curves import (
     icl,
     outside,
     steepens,
-    token_losses,
     width,
     window,
 )
-from tiny_runs import models, prefix_matching, prefix_tokens, text_of
+from tiny_runs import models, prefix_matching, prefix_tokens, text_of, token_losses
 
 import probe
 

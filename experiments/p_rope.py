@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tiny_runs import text_of, trained_folder
+from tiny_runs import text_of, token_losses, trained_folder
 
 import probe
 
@@ -156,19 +156,11 @@ def measured(rows: Any, p: float, seed: int, changes: dict) -> dict[str, float]:
     """Held-out loss of a model in which the share p of the frequencies turns."""
     folder = trained_folder("gelu-2l", rows, seed, {"rotary_share": p, **changes})
     model = probe.load_model(folder)
-    loss = held_out_loss(model, rows.held_out[:: max(1, len(rows.held_out) // MEASURED)].long())
+    text = rows.held_out[:: max(1, len(rows.held_out) // MEASURED)].long()
+    loss = float(token_losses(model, text).double().mean())
     scores = probe.run("head_scores", model=model, scores=["previous"]).frame
     previous = scores.groupby(["layer", "head"])["value"].mean().max()
     return {"loss": loss, "perplexity": float(np.exp(loss)), "previous": float(previous)}
-
-
-def held_out_loss(model: probe.Model, tokens: torch.Tensor) -> float:
-    """Mean over the tokens of all rows but their first, in nats."""
-    losses = []
-    for chunk in tokens.split(64):
-        logits = model.forward(chunk).log_softmax(-1)
-        losses.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
-    return float(torch.cat(losses).double().mean())
 
 
 def compared(frame: pd.DataFrame) -> Any:

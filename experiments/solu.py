@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tiny_neurons import SIDES, by_level, classes, fits, neurons, purity, rules, share, strongest
-from tiny_runs import text_of, trained_folder
+from tiny_runs import text_of, token_losses, trained_folder
 
 import probe
 
@@ -163,17 +163,8 @@ def measure(name: str, model, untrained, text: torch.Tensor, kinds: torch.Tensor
         counts = by_level(parts, [side.peak for side in sides], len(kinds))
         levels = torch.stack([purity(counts, kinds), fits(counts, before)]).numpy()
     found = {"share": share(before), "after": share(after), "first": share(first)}
-    return {"loss": held_out_loss(model, text), **found, "levels": levels}
-
-
-def held_out_loss(model, rows: torch.Tensor) -> float:
-    """Mean over tokens, nats."""
-    total = 0.0
-    for chunk in rows.long().split(16):
-        logits = model.forward(chunk)[:, :-1].flatten(0, 1)
-        of = chunk[:, 1:].flatten()
-        total += torch.nn.functional.cross_entropy(logits, of, reduction="sum").item()
-    return total / rows[:, 1:].numel()
+    loss = token_losses(model, text.long()).double().mean().item()
+    return {"loss": loss, **found, "levels": levels}
 
 
 def columns(read: list[Reading], width: int, key: str) -> dict[str, np.ndarray]:

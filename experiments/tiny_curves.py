@@ -5,26 +5,19 @@ over the positions around. A curve has a row for each checkpoint that was measur
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tiny_runs import prefix_matching, prefix_tokens, trained_folder
+from tiny_runs import prefix_matching, prefix_tokens, token_losses, trained_folder
 
 import probe
 
 EARLY, LATE, AROUND = 50, 244, 8
 EVERY = 100
 """Steps between the checkpoints that are measured, after the first hundred."""
-
-AT_ONCE = 4
-"""Rows read at once: of 64, half of the time goes into fresh memory."""
-
-Edits = Callable[[torch.Tensor], list[probe.Edit]]
-"""Token rows → what is changed while they are read."""
 
 
 def follow(
@@ -67,15 +60,6 @@ def scripts() -> str:
     here = Path(__file__)
     texts = (path.read_bytes() for path in (here, here.with_name("tiny_runs.py")))
     return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
-
-
-def token_losses(model: Any, rows: torch.Tensor, edits: Edits = lambda rows: []) -> torch.Tensor:
-    """Loss of each row's tokens 1, 2, ..., in nats."""
-    parts = []
-    for chunk in rows.split(AT_ONCE):
-        logits = model.forward(chunk, edits(chunk), quiet=True).log_softmax(-1)
-        parts.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
-    return torch.cat(parts)
 
 
 def icl(losses: torch.Tensor) -> float:

@@ -1,12 +1,19 @@
-"""What the studies of tiny models share: their trainings, and the prefix-matching score."""
+"""What studies of tiny models share: trainings, losses on text, and the prefix-matching score."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import probe
+
+AT_ONCE = 4
+"""Rows read at once: of 64, half of the time goes into fresh memory."""
+
+Edits = Callable[[torch.Tensor], list[probe.Edit]]
+"""Token rows → what is changed while they are read."""
 
 
 def text_of(documents: int | None, shipped: bool) -> Any:
@@ -29,6 +36,15 @@ def models(name: str, rows: Any, seeds: range, changes: dict[str, Any] | None) -
         shipped = [one for one in probe.models() if one.split("-seed")[0] == name]
         return [probe.load_model(one) for one in shipped[: len(seeds)]]
     return [probe.load_model(trained_folder(name, rows, seed, changes)) for seed in seeds]
+
+
+def token_losses(model: Any, rows: torch.Tensor, edits: Edits = lambda rows: []) -> torch.Tensor:
+    """Loss of each row's tokens 1, 2, ..., in nats."""
+    parts = []
+    for chunk in rows.split(AT_ONCE):
+        logits = model.forward(chunk, edits(chunk), quiet=True).log_softmax(-1)
+        parts.append(-logits[:, :-1].gather(-1, chunk[:, 1:, None])[..., 0])
+    return torch.cat(parts)
 
 
 def prefix_tokens(rows: torch.Tensor) -> torch.Tensor:

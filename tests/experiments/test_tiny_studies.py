@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,18 @@ def curve(icl: Any, induction: Any = None, loss: Any = None) -> pd.DataFrame:
 
 def sudden(steps: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-(steps - 500) / 20))
+
+
+def test_losses_are_those_of_the_tokens_that_come() -> None:
+    """A model sure by ln 3 nats that each token comes again: 3 chances in 12 where it does."""
+    runs = import_module("tiny_runs")
+
+    def forward(tokens: torch.Tensor, edits: Any, quiet: bool) -> torch.Tensor:
+        return torch.nn.functional.one_hot(tokens, 10) * torch.tensor(3.0).log()
+
+    rows = torch.tensor([[1, 1, 2]] * 5 + [[4, 5, 5]])
+    losses = runs.token_losses(SimpleNamespace(forward=forward), rows).exp()
+    torch.testing.assert_close(losses, torch.tensor([[4.0, 12]] * 5 + [[12.0, 4]]))
 
 
 def test_a_sudden_rise_has_a_narrow_window_and_a_steady_one_a_wide_one(curves: ModuleType) -> None:
