@@ -1,6 +1,6 @@
 """What surrounds every picture: its title, the kind of evidence, its table, code and origin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,9 @@ import streamlit as st
 import probe
 from apps import errors, library
 from apps.components.glyphs import printable, visible
+from apps.jobs import Job
+
+LOOK_AGAIN = 0.3  # seconds
 
 Evidence = Literal["observed", "linear attribution", "readout", "gradient estimate", "intervention"]
 
@@ -121,3 +124,19 @@ def ranking(frame: pd.DataFrame, *, token: str, share: str, key: str) -> str | N
     )
     chosen = event.selection.rows
     return str(frame[token].iloc[chosen[0]]) if chosen else None
+
+
+def watched(job: Job | None, draw: Callable[..., None], *what: Any) -> None:
+    """Draw what a job has found so far: again and again while it is active, else once.
+
+    Both in the same place of the page, a fragment's container and a plain one, so that what was
+    drawn before is drawn over, never left beside.
+
+    ``draw`` is called with ``what`` and whether the job was active. When it then no longer is,
+    ``draw`` must run the whole page again.
+    """
+    if job is not None and job.active:
+        st.fragment(draw, run_every=LOOK_AGAIN)(*what, True)
+    else:
+        with st.container():
+            draw(*what, False)

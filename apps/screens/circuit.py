@@ -12,7 +12,6 @@ from apps.jobs import Job
 from apps.state import UrlState
 from apps.views import circuit as views
 
-LOOK_AGAIN = 0.3  # seconds
 TABLE_HEIGHT = 480
 
 
@@ -217,8 +216,4 @@ else:
         verdict(here, chosen, found, ranked.code)
         picture(here, chosen, ranked, found)
         job, seen = jobs.manager().get(curve_key(here, chosen)), session.current()
-        if job is not None and job.active:
-            st.fragment(curve, run_every=LOOK_AGAIN)(here, chosen, seen, True)
-        else:
-            with st.container():  # where the fragment was, so that what it drew is drawn over
-                curve(here, chosen, seen, False)
+        panels.watched(job, curve, here, chosen, seen)

@@ -13,7 +13,6 @@ from apps.state import UrlState
 from apps.views import attention as attention_views
 from apps.views import patching as views
 
-LOOK_AGAIN = 0.3  # seconds
 TABLE_HEIGHT = 480
 
 
@@ -182,9 +181,5 @@ else:
         )
         job = sweep.job_of(request)
         seen, job = session.current(), sweep.job_of(request)
-        if job is not None and job.active:
-            st.fragment(heat_map, run_every=LOOK_AGAIN)(here, chosen, request, seen, True)
-        else:
-            with st.container():  # where the fragment was, so that what it drew is drawn over
-                heat_map(here, chosen, request, seen, False)
+        panels.watched(job, heat_map, here, chosen, request, seen)
         both_patterns(here)

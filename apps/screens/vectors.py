@@ -11,7 +11,6 @@ from apps.vectors import Wanted
 OWN = "pairs of your own"
 KINDS = {"task_vector": "Task vector (a state, set)", "function_vector": "Function vector (added)"}
 EXAMPLE = "\n".join(f"{x} => {x.upper()}" for x in "one two three four five six seven".split())
-LOOK_AGAIN = 0.5  # seconds
 
 
 def choose(model: str) -> Wanted:
@@ -121,8 +120,4 @@ st.subheader("A task as a vector", anchor=False)
 with errors.boxed():
     wanted = choose(here.state.model)
     job = vectors.job_of(wanted)
-    if job is not None and job.active:
-        st.fragment(draw, run_every=LOOK_AGAIN)(wanted, True)
-    else:  # no fragment: the button's click must run the page, which then looks again and again
-        with st.container():  # where the fragment was, so that what it drew is drawn over
-            draw(wanted, False)
+    panels.watched(job, draw, wanted)
