@@ -9,6 +9,7 @@ import pytest
 
 import probe
 from probe.core.errors import OptionError, RunError
+from probe.models.toy import toy_model, toy_tokenizer
 from probe.runs import reproduce
 from probe.runs.report import report, write_report
 from probe.runs.study import FINDINGS, Study
@@ -69,6 +70,25 @@ def test_a_study_of_each_size_keeps_findings_exhibits_and_the_record(tmp_path: P
     assert exhibit.frame.value.tolist() == [0.5, 2.0]
     assert exhibit.plot().data
     assert made_up.run("quick").findings.frame.verdict.tolist() == ["partly"]
+
+
+def test_a_model_it_trained_is_recorded_by_its_name_and_not_by_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        toy_model("toy").save_pretrained(tmp_path / "runs" / name)
+        toy_tokenizer().save_pretrained(tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+
+    @probe.study(paper="nobody", full={}, quick={})
+    def trained(*, seed: int) -> Iterator[Any]:
+        yield CLAIM.judge({"x": probe.over_seeds([1.0 + seed])})
+        yield probe.load_model(Path("runs/first"))
+        yield probe.load_model(Path("runs/second"))
+
+    folder = trained.run().save(tmp_path / "trained") / FINDINGS
+    assert probe.load_result(folder).provenance.model["location"] == "runs/first"
+    assert str(tmp_path) not in (folder / "result.json").read_text()
 
 
 def test_a_second_run_takes_the_place_of_the_first(tmp_path: Path) -> None:

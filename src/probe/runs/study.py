@@ -137,7 +137,7 @@ class Study:
             **{
                 "model": {},
                 "threads": torch.get_num_threads(),
-                **(provenance.describe(models[0]) if models else {}),
+                **(_described(models[0]) if models else {}),
             },
             run_id=provenance.new_run_id(),
             started=started,
@@ -211,6 +211,17 @@ def slug(title: str) -> str:
     'd-i-of-all-features-histogram'
     """
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _described(model: Model) -> dict[str, Any]:
+    """What the record says of a model; a folder's place on this machine is no part of it.
+
+    The script finds the models it trains by itself, so a committed record needs their names alone.
+    """
+    about = provenance.describe(model)
+    if about["model"]["source"] == "folder":
+        about["model"] = {**about["model"], "location": model.spec.name}
+    return about
 
 
 def _exhibit(shown: Exhibit, record: provenance.Provenance) -> Result:
