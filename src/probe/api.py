@@ -447,7 +447,8 @@ def reproduce(*names: str, quick: bool = False, seed: int = 0, jobs: int = 1) ->
     Args:
         *names: Of ``probe.studies()``; none means all.
         quick: Small sizes; their results and their report are kept apart.
-        seed: Of the first of the seeds.
+        seed: Of the first of the seeds; results from another than 0 are kept apart, and the report
+            tells which verdicts change with the seeds.
         jobs: How many studies run side by side, each on one thread if there are several.
 
     Raises:

@@ -181,7 +181,7 @@ def reproduce(
     names: Annotated[list[str] | None, typer.Argument(help="Studies; without any, a list")] = None,
     every: Annotated[bool, typer.Option("--all", help="All studies")] = False,
     quick: Annotated[bool, typer.Option(help="Small sizes, kept apart from the full ones")] = False,
-    seed: Annotated[int, typer.Option(help="Of the first of the seeds")] = 0,
+    seed: Annotated[int, typer.Option(help="The first seed; other than 0 is kept apart")] = 0,
     jobs: Annotated[int, typer.Option(help="How many run side by side, on one thread each")] = 1,
     report: Annotated[bool, typer.Option(help="Only write the report from what is saved")] = False,
 ) -> None:

@@ -109,15 +109,32 @@ def test_a_study_has_its_sizes_and_yields_its_things() -> None:
 
 def test_scripts_run_and_the_report_is_written(folder: Path) -> None:
     assert reproduce.studies(folder) == {"coins": "Coins: do they land as published?"}
-    done = reproduce.reproduce([], quick=True, seed=5, jobs=2, folder=folder)
+    done = reproduce.reproduce([], quick=True, jobs=2, folder=folder)
     assert [one.verdicts.to_dict() for one in done] == [{"reproduced": 1}]
     assert "reproduced" in done[0].said
     text = (folder / "REPORT-quick.md").read_text("utf-8")
-    assert "heads: 0.56 [0.55, 0.57], 3 seeds" in text
+    assert "heads: 0.51 [0.5, 0.52], 3 seeds" in text
     assert "1/2 (Bernoulli 1713) [memory]" in text
     assert r"a coin \| is fair" in text
     assert "| [coins](#coins) | 1 | 0 | 0 | 0 | 0 |" in text
+    assert "other seeds" not in text
     assert not (folder / "REPORT.md").exists()
+
+
+@pytest.mark.slow
+def test_other_seeds_are_kept_apart_and_the_report_tells_what_they_change(folder: Path) -> None:
+    for seed in (0, 1, 30):
+        reproduce.reproduce(["coins"], quick=True, seed=seed, jobs=2, folder=folder)
+    text = (folder / "REPORT-quick.md").read_text("utf-8")
+    assert "heads: 0.51 [0.5, 0.52], 3 seeds" in text
+    assert "| coins | 1 | 1 of 1 |  |" in text
+    assert r"| coins | 30 | 0 of 1 | a coin \| is fair: reproduced → not reproduced |" in text
+
+
+def test_the_seeds_of_a_study_are_counted_from_its_first() -> None:
+    both = [made_up.run("full", seed=seed).findings for seed in (0, 4)]
+    both[1].provenance.defaulted["seeds"] = 3
+    assert "| made_up | 4 to 6 | 1 of 1 |  |" in report({"made_up": both[0]}, "full", both[1:])
 
 
 @pytest.mark.slow

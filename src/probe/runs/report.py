@@ -1,5 +1,10 @@
-"""All findings on one page: claim, published figure, ours, verdict; made from the saved results."""
+"""All findings on one page: claim, published figure, ours, verdict; made from the saved results.
 
+A study's results are in ``results/full/NAME`` or ``results/quick/NAME``; from another first seed in
+``results/full-seed-3/NAME``, and the page tells which verdicts change with the seeds.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,36 +21,91 @@ derived: arithmetic from formulas of the source; measured: by us, before the rul
 number with its 95 % bootstrap interval; and the verdict of a rule that was fixed before measuring.
 *Reproduced* needs the median and its whole interval on the right side of the line, and at least
 three seeds where training is ours (five for toys); else *partly* or *not reproduced*. A miss stands
-as a miss: no line was moved, nothing was tuned until it matched.
+as a miss: no line was moved, nothing was tuned until it matched. Hours are those of the run that
+made the findings; trainings that it found made already are not in them.
 """
+
+
+def kept_in(folder: Path, size: str, seed: int = 0) -> Path:
+    """Where the results of that size are, from that first seed; one folder a study.
+
+    >>> kept_in(Path("experiments"), "full", 3).as_posix()
+    'experiments/results/full-seed-3'
+    """
+    return folder / "results" / (f"{size}-seed-{seed}" if seed else size)
 
 
 def write_report(folder: Path, size: str) -> Path:
     """Write ``REPORT.md``, or ``REPORT-quick.md``, in the folder of experiments.
 
     Args:
-        folder: Of the experiments, with ``results/SIZE/NAME``.
+        folder: Of the experiments.
         size: ``full`` or ``quick``.
     """
     assert size in SIZES
-    where = folder / "results" / size
-    found = {path.name: path for path in sorted(where.glob("[!.]*")) if path.is_dir()}
-    results = {name: store.load(path / FINDINGS) for name, path in found.items()}
+    results = {_name(one): one for one in _saved(kept_in(folder, size))}
+    others = [
+        one
+        for where in sorted((folder / "results").glob(f"{size}-seed-*"))
+        for one in _saved(where)
+    ]
     target = folder / ("REPORT.md" if size == "full" else "REPORT-quick.md")
     partial = target.with_suffix(".partial")
-    partial.write_text(report(results, size), "utf-8")
+    partial.write_text(report(results, size, others), "utf-8")
     partial.rename(target)
     return target
 
 
-def report(results: dict[str, Result], size: str) -> str:
-    """The page, of results by name of study."""
+def _saved(where: Path) -> list[Result]:
+    """The findings of each study kept there."""
+    folders = (path for path in sorted(where.glob("[!.]*")) if path.is_dir())
+    return [store.load(path / FINDINGS) for path in folders]
+
+
+def report(results: dict[str, Result], size: str, others: Sequence[Result] = ()) -> str:
+    """The page.
+
+    Args:
+        results: By name of study.
+        size: ``full`` or ``quick``.
+        others: The same studies from other seeds.
+    """
     command = "probe reproduce --all" + (" --quick" if size == "quick" else "")
     parts = [f"# Published claims, measured again ({size} size)\n", _ABOUT]
     parts.append(f"Made by `{command}`; `probe reproduce --report` writes it from what is saved.\n")
     parts.append(_overview(results))
+    known = [(results[name], one) for one in others if (name := _name(one)) in results]
+    if known:
+        parts.append(_from_other_seeds(known))
     parts += [_section(name, result) for name, result in results.items()]
     return "\n".join(parts)
+
+
+def _name(result: Result) -> str:
+    return result.provenance.task["name"]
+
+
+def _from_other_seeds(pairs: Sequence[tuple[Result, Result]]) -> str:
+    """Each study beside itself from other seeds: which verdicts are another?"""
+    rows = []
+    for first, other in pairs:
+        old, new = _verdicts(first), _verdicts(other)
+        both = [claim for claim in old if claim in new]
+        changed = [f"{c}: {old[c]} → {new[c]}" for c in both if old[c] != new[c]]
+        same = f"{len(both) - len(changed)} of {len(both)}"
+        rows.append([_name(first), _seeds(other), same, "<br>".join(changed)])
+    about = "The same studies, all else equal, trained from seeds that are not those below.\n"
+    table = _table(["study", "seeds", "same verdict", "another"], rows)
+    return "\n".join(["## From other seeds\n", about, table])
+
+
+def _verdicts(result: Result) -> dict[str, str]:
+    return dict(zip(result.frame["claim"], result.frame["verdict"], strict=True))
+
+
+def _seeds(result: Result) -> str:
+    first, n = result.provenance.seed or 0, result.provenance.defaulted.get("seeds", 1)
+    return str(first) if n == 1 else f"{first} to {first + n - 1}"
 
 
 def _overview(results: dict[str, Result]) -> str:

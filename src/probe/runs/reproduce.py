@@ -12,7 +12,7 @@ import pandas as pd
 from probe.core.errors import OptionError, RunError, nearest
 from probe.core.result import Result
 from probe.runs import store
-from probe.runs.report import write_report
+from probe.runs.report import kept_in, write_report
 from probe.runs.study import FINDINGS
 
 _DECORATOR = "@probe.study("
@@ -80,7 +80,8 @@ def reproduce(
     Args:
         names: Studies; none means all.
         quick: The small sizes; their results and report are kept apart from the full ones.
-        seed: Of the first of the seeds.
+        seed: Of the first of the seeds; results from another than 0 are kept apart, and the report
+            tells which verdicts change.
         jobs: How many run side by side, each on one thread if there are several.
         folder: Of the experiments; by default those of this clone.
 
@@ -96,7 +97,7 @@ def reproduce(
     size = "quick" if quick else "full"
 
     def one(name: str) -> Reproduced:
-        out = folder / "results" / size / name
+        out = kept_in(folder, size, seed) / name
         threads = 1 if jobs > 1 else None
         return _run(out, folder, name, quick, seed, threads=threads, quiet=jobs > 1)
 
