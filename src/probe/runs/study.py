@@ -220,7 +220,7 @@ def _described(model: Model) -> dict[str, Any]:
     """
     about = provenance.describe(model)
     if about["model"]["source"] == "folder":
-        about["model"] = {**about["model"], "location": model.spec.name}
+        about["model"] = {**about["model"], "location": about["model"]["name"]}
     return about
 
 
