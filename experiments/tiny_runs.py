@@ -58,20 +58,42 @@ def prefix_tokens(rows: torch.Tensor) -> torch.Tensor:
     return often[10 : int((counts >= 100).sum())]
 
 
-def prefix_matching(model, tokens: torch.Tensor, n: int = 10, period: int = 25) -> torch.Tensor:
+def prefix_matching(
+    model,
+    tokens: torch.Tensor,
+    n: int = 10,
+    period: int = 25,
+    *,
+    ahead: int = 1,
+    first: bool = True,
+) -> torch.Tensor:
     """Score of each head, [layer, head]: BOS and 25 random tokens 4 times, mean of 10 draws.
 
     Attention to the tokens that followed the present one before (offsets period - 1, ...), where
     there are any: from the second time on.
+
+    Args:
+        model: The model.
+        tokens: To draw from.
+        n: Draws.
+        period: Tokens before they repeat.
+        ahead: Of the earlier occurrence: 1 what followed it, 0 itself, -1 what was before it.
+        first: Count attention to the first token, where heads rest; without, what is elsewhere is
+            scaled to sum to 1, and positions weigh as much as they attend elsewhere.
     """
     draw = torch.Generator().manual_seed(0)
     once = torch.stack([tokens[torch.randperm(len(tokens), generator=draw)[:period]]
                         for _ in range(n)])  # fmt: skip
-    first = torch.full((n, 1), model.tokenizer.hf.bos_token_id)
-    repeated = torch.cat([first, once.repeat(1, 4)], 1)
+    bos = torch.full((n, 1), model.tokenizer.hf.bos_token_id)
+    repeated = torch.cat([bos, once.repeat(1, 4)], 1)
     trace = model.trace(repeated, ["pattern"])
     query, key = torch.meshgrid(*[torch.arange(repeated.shape[1])] * 2, indexing="ij")
-    follows = (key > 0) & (key <= query) & ((query - key + 1) % period == 0) & (query > period)
-    found = [(trace["pattern", layer] * follows).sum(-1)[..., period + 1 :].mean((0, 2))
-             for layer in range(model.dims.n_layers)]  # fmt: skip
+    back = query - key
+    meant = (key > 0) & (back >= period - 1) & ((back + ahead) % period == 0)
+    found = []
+    for layer in range(model.dims.n_layers):
+        pattern = trace["pattern", layer][..., period + 1 :, :]
+        score = (pattern * meant[period + 1 :]).sum(-1).mean((0, 2))
+        elsewhere = (1 - pattern[..., 0]).mean((0, 2))
+        found.append(score if first else score / elsewhere.clamp(min=1e-9))
     return torch.stack(found)
