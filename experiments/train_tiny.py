@@ -3,7 +3,7 @@
 ``python experiments/train_tiny.py`` makes all of them again, in about forty minutes of one free
 core; a run that was cut short goes on where it was, and the studies of tiny models find what was
 trained. Weights are stored in half precision; the recipe, the seed and the hash of the text are
-beside them in ``training.json``.
+beside them in ``training.json``. On another kind of processor they come out as from another seed.
 """
 
 import shutil

@@ -22,7 +22,8 @@ number with its 95 % bootstrap interval; and the verdict of a rule that was fixe
 *Reproduced* needs the median and its whole interval on the right side of the line, and at least
 three seeds where training is ours (five for toys); else *partly* or *not reproduced*. A miss stands
 as a miss: no line was moved, nothing was tuned until it matched. Hours are those of the run that
-made the findings; trainings that it found made already are not in them.
+made the findings; trainings that it found made already are not in them. Trainings repeat to the bit
+on one kind of processor; another rounds otherwise, which by the end is as much as another seed.
 """
 
 

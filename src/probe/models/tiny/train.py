@@ -9,6 +9,8 @@ The folder of a run::
     step-004000/          the last is the trained model
 
 What a step learns from depends on the seed and the step alone, so nothing random is carried over.
+The bits are those of one kind of processor: another rounds sums in another order, and by the end of
+a training that is as much as another seed.
 """
 
 import contextlib
