@@ -81,6 +81,22 @@ def test_sequences_are_bos_and_one_sequence_repeated(toy: Model) -> None:
     assert torch.equal(without, tokens[:, 1:])
 
 
+def test_tokens_are_drawn_from_those_given(toy: Model) -> None:
+    drawn = _repeated_tokens(
+        toy, n=4, length=3, repeats=2, bos=False, seed=0, drawn_from=[9, 5, 7, 5]
+    )
+    assert set(drawn.unique().tolist()) == {5, 7, 9}
+    assert all(len(set(row.tolist())) == 3 for row in drawn)
+    with pytest.raises(OptionError, match=r"4 different tokens.*\n.*at most 3"):
+        head_scores(toy, length=4, drawn_from=[9, 5, 7, 5])
+    unknown = toy.dims.d_vocab
+    with pytest.raises(OptionError, match=f"token {unknown} to draw from"):
+        head_scores(toy, length=2, drawn_from=[5, unknown])
+    bos = toy.tokenizer.hf.bos_token_id
+    with pytest.raises(OptionError, match="no special token"):
+        head_scores(toy, length=2, drawn_from=[5, bos])
+
+
 def test_a_seed_gives_one_table(toy: Model) -> None:
     same = head_scores(toy, n=3, seed=1), head_scores(toy, n=3, seed=1)
     pd.testing.assert_frame_equal(*same)

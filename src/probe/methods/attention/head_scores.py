@@ -40,6 +40,10 @@ def head_scores(
         Field(description="Begin with the BOS token; where not given, if there is one"),
     ] = None,
     seed: Annotated[int, Field(description="Seed of the random tokens", ge=0)] = 0,
+    drawn_from: Annotated[
+        list[int] | None,
+        Field(description="Token ids to draw from; none for all but special ones", min_length=2),
+    ] = None,
 ) -> pd.DataFrame:
     """Which heads look at the previous token, at duplicates, at what followed them?
 
@@ -54,8 +58,12 @@ def head_scores(
     ``entropy_share`` over its largest possible value, ``mean_distance`` in tokens.
     ``without_first`` is the score without attention to position 0, where many heads rest.
 
+    ``drawn_from`` leaves out tokens a model has never learnt, or that are everywhere; the paper
+    leaves out the rarest and the commonest.
+
     Raises:
-        OptionError: Sequences that exceed the context or the vocabulary, a layer that is not there.
+        OptionError: Sequences that exceed the context or the vocabulary; a layer or a token that is
+            not there.
 
     Cost: one forward pass over n sequences, stopped after the last layer.
 
@@ -72,13 +80,22 @@ def head_scores(
     (True, '1.00')
     """
     chosen = Squares.choose(model.dims, layers, None).layers
-    tokens = _repeated_tokens(model, n=n, length=length, repeats=repeats, bos=bos, seed=seed)
+    tokens = _repeated_tokens(
+        model, n=n, length=length, repeats=repeats, bos=bos, seed=seed, drawn_from=drawn_from
+    )
     trace = model.trace(tokens, [("pattern", layer) for layer in chosen])
     return heads.score_frame(model, trace, chosen, scores)
 
 
 def _repeated_tokens(
-    model: Model, *, n: int, length: int, repeats: int, bos: bool | None, seed: int
+    model: Model,
+    *,
+    n: int,
+    length: int,
+    repeats: int,
+    bos: bool | None,
+    seed: int,
+    drawn_from: Sequence[int] | None = None,
 ) -> Int[Tensor, "batch pos"]:
     """Rows of [BOS] + R repeated; within a row, the tokens of R are all different."""
     tokenizer, dims = model.tokenizer, model.dims
@@ -93,12 +110,11 @@ def _repeated_tokens(
             expected=f"at most {dims.n_ctx}, the model's context length",
             remedy=f"length={(dims.n_ctx - len(prefix)) // repeats}",
         )
-    known = range(min(tokenizer.n_vocab, dims.d_vocab))
-    ordinary = torch.tensor([token for token in known if not tokenizer.is_special(token)])
+    ordinary = _ordinary(model, drawn_from)
     if length > len(ordinary):
         raise OptionError(
             f"{length} different tokens",
-            expected=f"at most {len(ordinary)}, the tokens that are not special",
+            expected=f"at most {len(ordinary)}, the tokens to draw from",
         )
     generator = torch.Generator().manual_seed(seed)
     rows = [
@@ -106,3 +122,16 @@ def _repeated_tokens(
         for _ in range(n)
     ]
     return torch.stack([torch.cat([torch.tensor(prefix, dtype=torch.long), row]) for row in rows])
+
+
+def _ordinary(model: Model, ids: Sequence[int] | None) -> Int[Tensor, " token"]:
+    """What may be drawn, each once: these tokens, or all but the special ones."""
+    known = range(min(model.tokenizer.n_vocab, model.dims.d_vocab))
+    if ids is None:
+        return torch.tensor([token for token in known if not model.tokenizer.is_special(token)])
+    for token in ids:
+        if token not in known or model.tokenizer.is_special(token):
+            raise OptionError(
+                f"token {token} to draw from", expected=f"0 to {known[-1]}, and no special token"
+            )
+    return torch.tensor(list(dict.fromkeys(ids)))
