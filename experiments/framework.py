@@ -1,8 +1,8 @@
 """A Mathematical Framework for Transformer Circuits (Elhage et al. 2021), on tiny models.
 
 Attention-only models of no, one and two layers are trained from three seeds on the project's
-everyday text. Their vocabulary is 1,024 tokens and a layer has four heads of 32 (the paper: 50,000
-and twelve of 64), so shares of heads come in quarters.
+everyday text. Their vocabulary is 1,024 tokens and a layer has eight heads of 32 (the paper: 50,000
+and twelve of 64), so shares of heads come in eighths.
 """
 
 import math

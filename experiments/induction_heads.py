@@ -187,9 +187,9 @@ def best_heads(of: str, trained: list, tokens: torch.Tensor) -> dict[str, Any]:
     found["the best without the first token"] = [
         prefix_matching(model, tokens, first=False).max() for model in trained
     ]
-    for ahead, where in ((0, "at offset period"), (-1, "at offset period + 1")):
+    for kind, where in (("duplicate", "at offset period"), ("preceding", "at offset period + 1")):
         found[f"the best head {where}"] = [
-            prefix_matching(model, tokens, ahead=ahead).flatten()[score.argmax()]
+            prefix_matching(model, tokens, score=kind).flatten()[score.argmax()]
             for model, score in zip(trained, scores, strict=True)
         ]
     return {f"{name}{of}": probe.over_seeds(values) for name, values in found.items()}

@@ -51,49 +51,28 @@ def prefix_tokens(rows: torch.Tensor) -> torch.Tensor:
     """Tokens to draw from: seen a hundred times in the training text, less the ten commonest.
 
     The paper, too, leaves out the rarest and the commonest; an eighth of this vocabulary are bytes
-    that the text never has.
+    that the text never has. BOS begins every row, and is none of the text's.
     """
-    counts = torch.bincount(rows.flatten().long())
+    counts = torch.bincount(rows[:, 1:].flatten().long())
     often = counts.argsort(descending=True)
     return often[10 : int((counts >= 100).sum())]
 
 
 def prefix_matching(
-    model,
-    tokens: torch.Tensor,
-    n: int = 10,
-    period: int = 25,
-    *,
-    ahead: int = 1,
-    first: bool = True,
+    model: Any, tokens: torch.Tensor, *, score: str = "induction", first: bool = True
 ) -> torch.Tensor:
     """Score of each head, [layer, head]: BOS and 25 random tokens 4 times, mean of 10 draws.
-
-    Attention to the tokens that followed the present one before (offsets period - 1, ...), where
-    there are any: from the second time on.
 
     Args:
         model: The model.
         tokens: To draw from.
-        n: Draws.
-        period: Tokens before they repeat.
-        ahead: Of the earlier occurrence: 1 what followed it, 0 itself, -1 what was before it.
-        first: Count attention to the first token, where heads rest; without, what is elsewhere is
-            scaled to sum to 1, and positions weigh as much as they attend elsewhere.
+        score: Of ``head_scores``: attention to what followed the earlier occurrences of the present
+            token (offset period - 1), to these themselves (``duplicate``), or to what preceded them
+            (``preceding``, period + 1).
+        first: Count attention to the first token, where heads rest.
     """
-    draw = torch.Generator().manual_seed(0)
-    once = torch.stack([tokens[torch.randperm(len(tokens), generator=draw)[:period]]
-                        for _ in range(n)])  # fmt: skip
-    bos = torch.full((n, 1), model.tokenizer.hf.bos_token_id)
-    repeated = torch.cat([bos, once.repeat(1, 4)], 1)
-    trace = model.trace(repeated, ["pattern"])
-    query, key = torch.meshgrid(*[torch.arange(repeated.shape[1])] * 2, indexing="ij")
-    back = query - key
-    meant = (key > 0) & (back >= period - 1) & ((back + ahead) % period == 0)
-    found = []
-    for layer in range(model.dims.n_layers):
-        pattern = trace["pattern", layer][..., period + 1 :, :]
-        score = (pattern * meant[period + 1 :]).sum(-1).mean((0, 2))
-        elsewhere = (1 - pattern[..., 0]).mean((0, 2))
-        found.append(score if first else score / elsewhere.clamp(min=1e-9))
-    return torch.stack(found)
+    frame = probe.run(
+        "head_scores", model=model, scores=[score], repeats=4, drawn_from=tokens.tolist()
+    ).frame
+    means = frame.groupby(["layer", "head"])["value" if first else "without_first"].mean()
+    return torch.tensor(means.unstack().to_numpy())

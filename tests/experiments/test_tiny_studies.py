@@ -1,6 +1,5 @@
 """The studies on tiny models: read off made-up curves, and run whole at their smallest size."""
 
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 import probe
-from probe.models.handbuilt import induction_model
 
 
 @pytest.fixture(scope="module")
@@ -168,33 +166,5 @@ def test_shipped_models_of_two_layers_have_an_induction_head_and_of_one_none() -
         assert late.max() > 0.4  # where a head counts as one
         head = int(late.argmax())
         assert runs.prefix_matching(model, tokens, first=False)[1, head] > 0.6
-        for ahead in (0, -1):
-            assert runs.prefix_matching(model, tokens, ahead=ahead)[1, head] < 0.1
-
-
-def test_prefix_matching_is_attention_to_what_followed() -> None:
-    built = induction_model("grouped-query")
-    model = probe.load_model(built.hf, tokenizer=built.tokenizer)
-    score = import_module("tiny_runs").prefix_matching
-    scores = partial(score, model, torch.arange(3, 40), period=10)
-    assert scores()[built.heads["induction"]] > 0.99
-    assert scores(ahead=0)[built.heads["induction"]] < 0.01
-    assert scores(ahead=-1)[built.heads["induction"]] < 0.01
-
-
-def test_without_the_first_token_is_a_share_of_what_is_elsewhere(toy_mha: Any) -> None:
-    bos = toy_mha.tokenizer.hf.bos_token_id
-    tokens = torch.arange(10, 60)
-    score = import_module("tiny_runs").prefix_matching
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.stack([tokens[torch.randperm(50, generator=draw)[:5]] for _ in range(3)])
-    rows = torch.cat([torch.full((3, 1), bos), rows.repeat(1, 4)], 1)
-    pattern = toy_mha.trace(rows, ["pattern"])["pattern", 1]
-    right = sum(
-        pattern[:, :, at, at - back].sum(0)
-        for at in range(6, 21) for back in (4, 9, 14, 19) if at - back > 0
-    )  # fmt: skip
-    elsewhere = (1 - pattern[:, :, 6:, 0]).sum((0, 2))
-    found = score(toy_mha, tokens, 3, 5, first=False)[1]
-    torch.testing.assert_close(found, right / elsewhere)
-    torch.testing.assert_close(score(toy_mha, tokens, 3, 5)[1], right / 45)
+        for beside in ("duplicate", "preceding"):
+            assert runs.prefix_matching(model, tokens, score=beside)[1, head] < 0.1
