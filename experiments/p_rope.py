@@ -36,7 +36,7 @@ PAPER = "Barbero et al. (2024), Round and Round We Go! arXiv 2410.06205"
 SHARES = (1.0, 0.75, 0.25, 0.0)
 SYMBOLS, MARK = range(3, 67), 67
 """Tokens of the copying rows; the first three of the vocabulary are special."""
-COPYING = {"n_heads": 1, "d_model": 64, "n_ctx": 64, "batch_size": 16}
+COPYING = {"n_heads": 1, "d_head": 32, "d_model": 64, "n_ctx": 64, "batch_size": 16}
 HELD_OUT, MEASURED = 256, 320
 """Rows to measure on: of copying, of text."""
 
