@@ -135,6 +135,12 @@ def test_pairs_after_a_key_are_counted(framework: ModuleType) -> None:
     assert seen[7, 5] == 0
 
 
+def test_the_largest_composition_must_come_from_the_sender(framework: ModuleType) -> None:
+    k = pd.DataFrame({"sender_head": [3, 3, 5], "head": [0, 2, 2], "value": [0.1, 0.4, 0.3]})
+    assert framework.receives_most(k, 3) == 2
+    assert framework.receives_most(k, 5) is None
+
+
 @pytest.mark.slow
 # A smeared key reads the token before, padding too; the studies never pad.
 @pytest.mark.filterwarnings(r"ignore:.*smeared.*failed the checks of \['left padding'\]")
