@@ -1,9 +1,9 @@
 """Train the tiny models that come with Probe, and put them into the package.
 
-``python experiments/train_tiny.py`` makes all of them again, in about forty minutes of one free
-core; a run that was cut short goes on where it was, and the studies of tiny models find what was
-trained. Weights are stored in half precision; the recipe, the seed and the hash of the text are
-beside them in ``training.json``. On another kind of processor they come out as from another seed.
+``python experiments/train_tiny.py`` makes all of them again, in about eighty minutes of one core; a
+run that was cut short goes on where it was, and the studies of tiny models find what was trained.
+Weights are stored in half precision; the recipe, the seed and the hash of the text are beside them
+in ``training.json``. On another kind of processor they come out as from another seed.
 """
 
 import shutil

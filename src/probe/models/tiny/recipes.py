@@ -52,14 +52,19 @@ class Recipe(BaseModel, frozen=True):
         return self.steps * self.batch_size * self.n_ctx
 
 
-_ATTENTION_ONLY: dict[str, Any] = {"d_model": 256, "n_heads": 8}
-"""Wider than those with neurons, which have a paper's width: heads are all these have."""
+_WIDE: dict[str, Any] = {"d_model": 256, "n_heads": 8}
+_HEADS: dict[str, Any] = {**_WIDE, "d_head": 64}
+"""Wider than those with neurons, which have a paper's width: heads are all these have.
+
+And heads of the paper's size: with half of it the best induction head of two layers came to a
+prefix-matching score of 0.58 to 0.62 over six seeds, for it rested on the first token more.
+"""
 
 RECIPES: dict[str, Recipe] = {
-    "attn-only-0l": Recipe(n_layers=0, **_ATTENTION_ONLY),
-    "attn-only-1l": Recipe(n_layers=1, **_ATTENTION_ONLY),
-    "attn-only-2l": Recipe(n_layers=2, **_ATTENTION_ONLY),
-    "attn-only-1l-smeared": Recipe(n_layers=1, smeared=True, **_ATTENTION_ONLY),
+    "attn-only-0l": Recipe(n_layers=0, **_WIDE),
+    "attn-only-1l": Recipe(n_layers=1, **_HEADS),
+    "attn-only-2l": Recipe(n_layers=2, **_HEADS),
+    "attn-only-1l-smeared": Recipe(n_layers=1, smeared=True, **_HEADS),
     "relu-1l": Recipe(n_layers=1, activation="relu"),
     "gelu-1l": Recipe(n_layers=1, activation="gelu"),
     "solu-1l": Recipe(n_layers=1, activation="solu", mlp_norm=True),
