@@ -159,7 +159,10 @@ def phases(rows, text: torch.Tensor, seeds: range, changes: dict) -> Iterator:
             "distance from the window, widths": probe.over_seeds(away),
             **best_heads("", models("attn-only-2l", rows, seeds, changes), tokens),
             **best_heads(", one layer", models("attn-only-1l", rows, seeds, changes), tokens),
-        }
+        },
+        note="heads of 64 dimensions, the paper's size; with half of it, the recipe before, the "
+        "best scores of six seeds were 0.58 to 0.62 at the end, also 0 widths from the window but "
+        "for one",
     )
     bumps = {
         "seeds of two layers that steepen, share": [steepens(c, *w) for c, w in
