@@ -74,10 +74,11 @@ def test_copying_is_all_right_and_repeating_the_mark_all_wrong(drills: Rows) -> 
 @pytest.mark.parametrize(
     ("with_positions", "without", "verdict"),
     [
-        ([0.97, 0.99, 0.98], [0.15, 0.2, 0.1], "reproduced"),
-        ([0.97, 0.90, 0.98], [0.15, 0.2, 0.1], "partly"),  # one seed below the line
-        ([0.90, 0.90, 0.98], [0.15, 0.2, 0.1], "not reproduced"),
-        ([0.97, 0.99, 0.98], [0.6, 0.9, 0.1], "not reproduced"),
+        ([0.97, 0.99, 0.98, 1, 1], [0.15, 0.2, 0.1, 0.1, 0.2], "reproduced"),
+        ([0.97, 0.99, 0.98], [0.15, 0.2, 0.1], "partly"),  # three seeds of a toy
+        ([0.97, 0.90, 0.90, 1, 1], [0.15, 0.2, 0.1, 0.1, 0.2], "partly"),  # two below the line
+        ([0.90, 0.90, 0.90, 1, 1], [0.15, 0.2, 0.1, 0.1, 0.2], "not reproduced"),
+        ([0.97, 0.99, 0.98, 1, 1], [0.6, 0.9, 0.6, 0.1, 0.2], "not reproduced"),
     ],
 )
 def test_copying_needs_positions(
@@ -106,8 +107,9 @@ def judged(*means: float) -> Any:
 @pytest.mark.parametrize(
     ("means", "verdict"),
     [
-        ((20.0, 19.9, 20.5, 21.0), "reproduced"),
-        ((20.0, 20.0, 20.5, 21.0), "reproduced"),
+        ((20.0, 19.8, 20.5, 21.0), "reproduced"),
+        ((20.0, 19.95, 20.5, 21.0), "partly"),  # equal within the spread
+        ((20.0, 20.0, 20.5, 21.0), "partly"),
         ((20.0, 20.05, 20.5, 21.0), "partly"),  # 0.75 the worse of two that are as good as one
         ((20.0, 20.0, 20.05, 21.0), "partly"),  # 0.25 within the spread of RoPE
         ((20.0, 20.2, 20.5, 21.0), "not reproduced"),  # 0.75 worse
@@ -132,7 +134,7 @@ def test_the_study_runs_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(p_rope, "HELD_OUT", 8)
     text = {"d_model": 16, "d_mlp": 16, "n_heads": 2, "d_head": 8, "batch_size": 2, "steps": 2}
     outcome = p_rope.p_rope.run(
-        {"seeds": 1, "documents": 60, "copying": {"steps": 1}, "text": text}
+        {"seeds": 1, "toys": 1, "documents": 60, "copying": {"steps": 1}, "text": text}
     )
     table = outcome.findings.frame.set_index("measure")
     assert table["claim"].nunique() == 2
