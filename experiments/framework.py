@@ -165,15 +165,21 @@ def framework(
 
 
 def bigrams(rows, folders: list[Path]) -> object:
-    """Models of no layers against counting."""
-    counted = bigram_loss(rows)
-    losses = np.array([zero_layer_loss(folder, rows.held_out) for folder in folders])
+    """Models of no layers against counting, on the half of held-out rows that chose no α."""
+    text = rows.held_out[1::2]
+    counts, table = counted_bigrams(rows)
+    losses = np.array([zero_layer_loss(folder, text) for folder in folders])
+    rank = load_file(folders[0] / "model.safetensors")["lm_head.weight"].shape[1]
     return BIGRAM.judge(
         {
-            "loss above the counted bigram, nats": probe.over_seeds(losses - counted),
-            "loss of the counted bigram, nats": probe.exactly(counted),
+            "loss above the counted bigram, nats": probe.over_seeds(losses - loss_of(table, text)),
+            "loss of the counted bigram, nats": probe.exactly(loss_of(table, text)),
+            f"loss of its best fit of rank {rank}, nats": probe.exactly(
+                loss_of(of_rank(table, counts.sum(1), rank), text)
+            ),
         },
-        note="negative where the model does better than the counts",
+        note="negative where the model does better than the counts; best fit: least squares of "
+        "log-probabilities, each token as often as it comes",
     )
 
 
@@ -186,14 +192,23 @@ def zero_layer_loss(folder: Path, rows: torch.Tensor) -> float:
     return loss_of(table.log_softmax(-1), rows)
 
 
-def bigram_loss(rows) -> float:
-    """Loss of counted bigrams of the training text, add-α chosen on half of the held-out rows."""
+def counted_bigrams(rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Counts of the training text, [token, next], and their log-probabilities.
+
+    Add-α, the best on every other held-out row.
+    """
     size = int(rows.train.max()) + 1
     pairs = rows.train[:, :-1].long() * size + rows.train[:, 1:].long()
     counts = torch.bincount(pairs.flatten(), minlength=size**2).view(size, size).double()
     tables = [((counts + a) / (counts + a).sum(-1, keepdim=True)).log() for a in ALPHAS]
-    best = min(tables, key=lambda table: loss_of(table, rows.held_out[::2]))
-    return loss_of(best, rows.held_out)
+    return counts, min(tables, key=lambda table: loss_of(table, rows.held_out[::2]))
+
+
+def of_rank(table: torch.Tensor, often: torch.Tensor, rank: int) -> torch.Tensor:
+    """The log-probabilities nearest to a table that logits of that rank give."""
+    weight = often.clamp(min=1).sqrt()[:, None]
+    u, s, v = torch.linalg.svd(weight * (table - table.mean(1, keepdim=True)))
+    return (u[:, :rank] * s[:rank] @ v[:rank] / weight).log_softmax(-1)
 
 
 def loss_of(table: torch.Tensor, rows: torch.Tensor) -> float:

@@ -122,9 +122,22 @@ def test_counted_bigrams_reach_the_entropy_of_a_chain(framework: ModuleType) -> 
     rows = torch.zeros(200, 60, dtype=torch.long)
     for place in range(1, 60):
         rows[:, place] = torch.multinomial(chain[rows[:, place - 1]], 1, generator=draw)[:, 0]
-    found = framework.bigram_loss(SimpleNamespace(train=rows[:150], held_out=rows[150:]))
+    counts, table = framework.counted_bigrams(
+        SimpleNamespace(train=rows[:150], held_out=rows[150:])
+    )
+    assert counts.sum() == 150 * 59
     truth = framework.loss_of(chain.log(), rows[150:])
-    assert found == pytest.approx(truth, abs=0.02)
+    assert framework.loss_of(table, rows[150:]) == pytest.approx(truth, abs=0.02)
+
+
+def test_a_table_is_fitted_by_logits_of_its_own_rank_and_worse_by_fewer(
+    framework: ModuleType,
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    factors = [torch.randn(*shape, generator=draw).double() for shape in ((6, 2), (2, 6))]
+    table, often = (factors[0] @ factors[1]).log_softmax(-1), torch.arange(6.0)
+    torch.testing.assert_close(framework.of_rank(table, often, 2), table)
+    assert (framework.of_rank(table, often, 1) - table).abs().max() > 0.1
 
 
 def test_pairs_after_a_key_are_counted(framework: ModuleType) -> None:
@@ -151,7 +164,7 @@ def test_they_run_at_their_smallest_size(
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     module = import_module(name)
     size: dict[str, Any] = {"seeds": 1, "changes": {"steps": 2}, "documents": 60}
-    size |= {"n": 2} if name == "framework" else {"measured": 4}
+    size |= {"n": 2} if name == "framework" else {"measured": 4, "larger": "attn-only-2l"}
     frame = getattr(module, name).run(size).findings.frame
     assert "reproduced" not in set(frame.verdict[frame.over == "seeds"])
     assert len(set(frame.claim)) >= 7
