@@ -89,6 +89,12 @@ WHERE = probe.Claim(
     rule="R: the three highest prefix-matching scores are all in the last layer",
     reproduced={"of the top three, in the last layer": probe.at_least(3)},
 )  # fmt: skip
+DEPTH = probe.Claim(
+    "Where the induction heads of a larger model are",
+    published="second-to-last layer by 5 to 6 layers with MLP; before half depth for 24 and 40",
+    source=f'{SOURCE}, "Where induction heads form"', mark="read",
+    rule="SmolLM2, whose 30 layers are between these: report depth only",
+)  # fmt: skip
 IDEAL = probe.Claim(
     "Idealised patterns recover the circuit",
     published="previous-token head 99 % of the loss gap, induction head about 65 %",
@@ -101,15 +107,21 @@ IDEAL = probe.Claim(
 
 @probe.study(
     paper="Olsson et al. 2022",
-    full={"seeds": 3, "changes": {}, "documents": None, "measured": 100},
-    quick={"seeds": 3, "changes": None, "documents": 1500, "measured": 50},
+    full={"seeds": 3, "changes": {}, "documents": None, "measured": 100, "larger": "smollm2"},
+    quick={"seeds": 3, "changes": None, "documents": 1500, "measured": 50, "larger": "smollm2"},
 )
 def induction_heads(
-    *, seed: int, seeds: int, changes: dict | None, documents: int | None, measured: int
+    *,
+    seed: int,
+    seeds: int,
+    changes: dict | None,
+    documents: int | None,
+    measured: int,
+    larger: str,
 ) -> Iterator:
     """Train and follow (full size only), then ablate, and write patterns by hand.
 
-    ``measured``: held-out rows, evenly spread over the documents.
+    ``measured``: held-out rows, evenly spread over the documents; ``larger``: a model with MLPs.
     """
     rows = text_of(documents, shipped=changes is None)
     text = rows.held_out[:: max(1, len(rows.held_out) // measured)].long()
@@ -122,6 +134,7 @@ def induction_heads(
     two = models("attn-only-2l", rows, which, changes)
     yield from two
     yield from ablation(rows, text, two, seed)
+    yield depth(probe.load_model(larger))
     recoveries = [recovered(model, text, prefix_tokens(rows.train)) for model in two]
     yield IDEAL.judge(
         {name: probe.over_seeds([one[name] for one in recoveries]) for name in recoveries[0]},
@@ -236,6 +249,22 @@ def ablation(rows, text: torch.Tensor, trained: list, seed: int) -> Iterator:
         }
     )
     yield WHERE.judge({"of the top three, in the last layer": probe.over_seeds(placed)})
+
+
+def depth(model: Any) -> Any:
+    """In which layers of a model the heads with a score above the line are."""
+    frame = probe.run("head_scores", model=model, scores=["induction"], repeats=4).frame
+    means = frame.groupby(["layer", "head"])[["value", "without_first"]].mean()
+    found = {}
+    for column, how in (("value", ""), ("without_first", ", without the first token")):
+        heads = means.index[means[column] > COUNTS]
+        layers = heads.get_level_values("layer").to_numpy(float)
+        found[f"induction heads{how}"] = probe.exactly(len(heads))
+        if len(heads):
+            found[f"their layers, median{how}"] = probe.exactly(np.median(layers))
+            found[f"lowest{how}"] = probe.exactly(layers.min())
+            found[f"highest{how}"] = probe.exactly(layers.max())
+    return DEPTH.judge(found, note=f"layers counted from 0 of {model.dims.n_layers}")
 
 
 def frozen_icl(model, rows: torch.Tensor, heads: list[tuple[int, int]]) -> float:
