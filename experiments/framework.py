@@ -93,8 +93,8 @@ REPEATED = probe.Claim(
 )  # fmt: skip
 ORDERS = probe.Claim(
     "Single heads matter most; virtual heads hardly",
-    published="order 0, 1, 2: 1.8, 5.2, 0.3 nats (25, 71, 4 %)", source=f"{VIDEO}; shares derived",
-    mark="read",
+    published="order 0, 1, 2: 1.8, 5.2, 0.3 nats (25, 71, 4 %); a term 1.8, about 0.2, 0.002",
+    source=f"{VIDEO}; shares derived", mark="read",
     rule="order-2 share of the total drop, R: at most 10 %, P: 20 %; order 1 must be the largest",
     reproduced={"order-2 share": probe.at_most(0.1), "order 1 is the largest": probe.at_least(1)},
     partly={"order-2 share": probe.at_most(0.2), "order 1 is the largest": probe.at_least(1)},

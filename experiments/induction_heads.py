@@ -97,7 +97,8 @@ DEPTH = probe.Claim(
 )  # fmt: skip
 IDEAL = probe.Claim(
     "Idealised patterns recover the circuit",
-    published="previous-token head 99 % of the loss gap, induction head about 65 %",
+    published="previous-token head 99 % of the loss gap, induction head about 65 %, with "
+    "[A][B][C] 10 % more",
     source="Redwood Research, comment on the article", mark="read",
     rule="R: at least 90 % and 50 %; P: 70 % and 30 %",
     reproduced={PREVIOUS: probe.at_least(0.9), INDUCTION: probe.at_least(0.5)},

@@ -58,7 +58,8 @@ LESS, MORE, WORSE = (
 WORST = "NoPE less the worst of the others, perplexity"
 P_ROPE = probe.Claim(
     "p-RoPE perplexity",
-    published="Wiki: NoPE 4.8594, RoPE (1e4) 4.4627, p = 0.25 4.5302, p = 0.75 4.4414",
+    published="Wiki / Flan: NoPE 4.8594 / 6.6429; RoPE (1e4) 4.4627 / 6.4429, (5e5) 4.4485 / "
+    "6.4593; p = 0.25 4.5302 / 6.5111; p = 0.75 4.4414 / 6.4422",
     source=f"{PAPER}, table 2", mark="second-hand",
     rule="small model, at least 3 seeds: R: order 0.75 ≤ RoPE < 0.25 < NoPE with gaps > seed sd; "
     "P, equality: 0.75 within 1 sd of RoPE and NoPE worst",
