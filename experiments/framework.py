@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ideal_patterns import COUNTS
 from safetensors.torch import load_file
 from tiny_runs import models, prefix_matching, prefix_tokens, text_of, trained_folder
 
@@ -131,7 +132,10 @@ def framework(
     untrained = [trained_folder("attn-only-1l", rows, s, {"steps": 1}) for s in which]
     blank = [probe.load_model(folder.parent / "step-000000") for folder in untrained]
     gaps = [largest_gap(model, rows.held_out[:n].long()) for model in one]
-    yield PATHS.judge({"largest gap of a logit": probe.over_seeds(gaps)})
+    yield PATHS.judge(
+        {"largest gap of a logit": probe.over_seeds(gaps)},
+        note="here and below heads have 64 dimensions, the paper's size; first measured with 32",
+    )
     copies = [copying(model)[0] for model in one]
     yield COPYING.judge(
         {
@@ -276,7 +280,7 @@ def heads_of_two(trained: list, tokens: torch.Tensor) -> Iterator:
         qk = probe.run("matching_score", model=model, via=[0, previous]).frame
         qk = qk[qk.layer == 1].set_index("head").value
         shares.append((ov > 0.5).mean())
-        is_induction, in_corner = induction > 0.4, (ov > 0.3) & (qk > 0.3)
+        is_induction, in_corner = induction > COUNTS, (ov > 0.3) & (qk > 0.3)
         exceptions.append(int((is_induction != in_corner).sum()))
         numbers.append(int(is_induction.sum()))
         k = probe.run("composition_scores", model=model, kinds=["K"]).frame

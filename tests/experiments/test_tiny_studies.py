@@ -114,8 +114,6 @@ def test_smeared_keys_must_bring_most_of_what_two_layers_do(
 
 def test_counted_bigrams_reach_the_entropy_of_a_chain(framework: ModuleType) -> None:
     """Tokens drawn from known transitions: the counted table comes near their entropy."""
-    from types import SimpleNamespace
-
     chain = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).pow(3)
     chain /= chain.sum(1, keepdim=True)
     draw = torch.Generator().manual_seed(1)
