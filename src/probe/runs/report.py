@@ -21,9 +21,10 @@ derived: arithmetic from formulas of the source; measured: by us, before the rul
 number with its 95 % bootstrap interval; and the verdict of a rule that was fixed before measuring.
 *Reproduced* needs the median and its whole interval on the right side of the line, and at least
 three seeds where training is ours (five for toys); else *partly* or *not reproduced*. A miss stands
-as a miss: no line was moved, nothing was tuned until it matched. Hours are those of the run that
-made the findings; trainings that it found made already are not in them. Trainings repeat to the bit
-on one kind of processor; another rounds otherwise, which by the end is as much as another seed.
+as a miss: no line was moved, nothing was tuned until it matched; where a setup was changed after a
+first measurement, a note says so. Hours are those of the run that made the findings; trainings that
+it found made already are not in them. Trainings repeat to the bit on one kind of processor; another
+rounds otherwise, which by the end is as much as another seed.
 """
 
 
