@@ -9,10 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from probe.models.bridge import BridgeModel
+
+# Timings decide no test: the first example pays for imports, and another process may be busy.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 _USERS_HOME = os.environ.get("PROBE_HOME")
 

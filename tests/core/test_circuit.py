@@ -35,7 +35,7 @@ def network(circuit: Circuit) -> nx.DiGraph:
     return net
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(graph=graphs, seed=st.integers(0, 10**6), share=st.floats(0, 1))
 def test_pruning_leaves_the_edges_on_a_way_from_input_to_logits(
     graph: Graph, seed: int, share: float
@@ -56,7 +56,7 @@ def test_pruning_leaves_the_edges_on_a_way_from_input_to_logits(
     assert pruned.pruned().edges == pruned.edges
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(graph=graphs, seed=st.integers(0, 10**6), n=st.integers(0, 60))
 def test_a_file_comes_back_the_same(
     graph: Graph, seed: int, n: int, tmp_path_factory: pytest.TempPathFactory

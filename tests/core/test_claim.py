@@ -90,7 +90,7 @@ def test_nothing_measured_is_refused() -> None:
         over_examples([], of="prompts")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=9))
 def test_interval_holds_the_median_and_stays_in_the_range(values: list[float]) -> None:
     found = over_seeds(values)

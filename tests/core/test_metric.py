@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import word_level
 from torch import Tensor
@@ -33,7 +33,6 @@ def measured(metric: Metric, values: Tensor, reference: Tensor | None = None) ->
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(deadline=None)  # the first example pays for imports
 @given(shift=st.floats(-50, 50), seed=st.integers(0, 1000))
 def test_a_constant_added_to_all_logits_changes_nothing(name: str, shift: float, seed: int) -> None:
     values, reference = logits(seed), logits(seed + 1)
@@ -82,7 +81,6 @@ def test_kl_is_that_of_torch_and_zero_at_the_reference() -> None:
     torch.testing.assert_close(measured(METRICS["kl"], values, values), torch.zeros(3))
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(seed=st.integers(0, 1000))
 def test_kl_is_never_negative(seed: int) -> None:
     assert (measured(METRICS["kl"], logits(seed), logits(seed + 1)) > -1e-6).all()

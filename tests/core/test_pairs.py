@@ -12,7 +12,7 @@ from probe.core.tokens import Tokenizer
 LETTERS = PairTask.of([(c, c.upper()) for c in "abcdefghijklmnopqrst"], name="upper")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(6, 60), seed=st.integers(0, 5))
 def test_the_three_parts_share_no_pair_and_miss_none(n: int, seed: int) -> None:
     task = PairTask.of([(f"x{i}", f"y{i}") for i in range(n)], seed=seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import byte_level, word_level
 
@@ -130,7 +130,6 @@ def test_the_hash_names_the_data() -> None:
 # --- padding ---
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(
     st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=8), min_size=1, max_size=6),
     st.integers(-1, 99),
@@ -191,7 +190,6 @@ def test_line_breaks_of_unicode_survive_a_file(text: str, tmp_path: Path) -> Non
     assert Task.from_jsonl(path).prompts[0].clean == text
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(st.lists(PROMPTS, min_size=1, max_size=4))
 def test_a_task_survives_a_file(
     tmp_path_factory: pytest.TempPathFactory, prompts: list[Prompt]
@@ -248,7 +246,6 @@ TEMPLATE = {
 }
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(st.integers(1, 20), st.integers(0, 1000))
 def test_a_template_is_filled_as_its_slots_say(n: int, seed: int) -> None:
     task = Task.from_template(**TEMPLATE, n=n, seed=seed)
@@ -322,7 +319,6 @@ def numbered(rng: random.Random, tokenizer: Tokenizer | None) -> Prompt:
     return Prompt(clean="the cat saw", corrupted=f"the {word} saw", answer=f" {word}")
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(st.integers(0, 1000), st.integers(1, 12))
 def test_fitting_leaves_only_pairs_that_can_be_encoded(seed: int, n: int) -> None:
     task = Task.drawn("numbered", numbered, n=n, seed=seed).fit(BYTES)

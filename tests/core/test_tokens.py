@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import KINDS, byte_level, prepended, tokenizer_of, word_level
 
@@ -37,14 +37,12 @@ def data_of(strings: list[str]) -> bytes:
     )
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(TEXT)
 def test_strings_spell_the_text(text: str) -> None:
     text = text.replace("<", "")
     assert data_of(BYTES.strings(BYTES.encode(text))) == text.encode()
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(TEXT)
 def test_decode_undoes_encode(text: str) -> None:
     assert BYTES.decode(BYTES.encode(text, special=False)) == text
@@ -62,7 +60,6 @@ def test_every_token_has_a_string(kind: str) -> None:
         text.encode()
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(st.integers())
 def test_an_id_outside_the_vocabulary_is_shown_as_a_number(token: int) -> None:
     known = 0 <= token < BYTES.n_vocab

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.core.errors import CorpusError, OptionError, ProbeError
@@ -74,7 +74,6 @@ def test_windows_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
     assert read(load_corpus(path)) == ["first\nline", "second"]
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
 def test_any_text_survives_jsonl(tmp_path_factory: pytest.TempPathFactory, texts: list) -> None:
     path = written("jsonl", texts, tmp_path_factory.mktemp("any"))

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import byte_level, word_level
 
@@ -67,7 +67,6 @@ def test_no_token_is_lost_or_doubled(
     assert all(len(batch.tokens) == batch_size for batch in batches[:-1])
 
 
-@settings(deadline=None)  # the first example pays for imports
 @given(
     texts=st.lists(st.text("abc ,é", max_size=40), max_size=6),
     n_pos=st.integers(1, 20),

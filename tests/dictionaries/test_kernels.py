@@ -86,7 +86,7 @@ def test_gradients_equal_autograds_to_1e_5(architecture, form, dead):
     assert torch.equal(ours.fired, (code > 0).sum(0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.floats(-1, 3), st.booleans())
 def test_codes_keep_the_largest_whatever_is_guessed(seed, k, guess, mostly_negative):
     before = torch.randn(7, 11, generator=torch.Generator().manual_seed(seed))
@@ -99,7 +99,7 @@ def test_codes_keep_the_largest_whatever_is_guessed(seed, k, guess, mostly_negat
         assert torch.equal(code.csr().to_dense(), dense_code(before, architecture, k))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10_000), st.sampled_from([1, 3, 8]), st.floats(-1.5, 0.3),
     st.sampled_from([0.9, 0.99, 1.01]),

@@ -32,7 +32,7 @@ def test_the_mean_explains_nothing_wherever_the_mean_is() -> None:
     assert measured(x, mean, torch.ones(400, 2))["explained_variance"] == pytest.approx(0, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.05, 1.5), st.integers(0, 1000))
 def test_shrinkage(share: float, seed: int) -> None:
     """x̂ = c·x: norm ratio c, relative bias c, error (1 − c)²E‖x‖²."""

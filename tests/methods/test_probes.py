@@ -58,7 +58,7 @@ def probes_task(toy: Model) -> Encoded:
     return Task.from_pairs(pairs).encode(toy)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=8, max_size=40),
     st.integers(2, 5),

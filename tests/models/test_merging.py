@@ -22,7 +22,7 @@ def test_slerp_walks_the_circle_at_even_speed() -> None:
         torch.testing.assert_close(slerp(a, b, t), right)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), t=st.floats(0, 1))
 def test_slerp_of_equal_norms_keeps_the_norm_and_divides_the_angle(seed: int, t: float) -> None:
     a, b = torch.randn(2, 7, generator=torch.Generator().manual_seed(seed)).double()
@@ -62,14 +62,14 @@ def test_ties_elects_a_sign_and_averages_those_who_have_it() -> None:
     assert made == ties_by_hand(deltas) == [2.0, 4.0, 4.0, 0.0, 0.0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1, max_size=4))
 def test_ties_is_its_definition(deltas: list[list[int]]) -> None:
     made = agree([torch.tensor(delta).double() for delta in deltas])
     torch.testing.assert_close(made, torch.tensor(ties_by_hand(deltas)).double())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 999),
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=4),

@@ -7,7 +7,7 @@ from typing import Any
 import families
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from replay_cases import editable_sites, one_by_one
 from torch import Tensor
@@ -30,10 +30,8 @@ OUTSIDE = {"embed", "ln_final_scale"}
 RULES = ("set", "add", "scale", "project_out")
 few = settings(
     max_examples=12,
-    deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],  # a smaller example would cost minutes
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 

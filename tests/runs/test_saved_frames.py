@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.core.errors import RunError
@@ -58,7 +58,7 @@ def frames(draw: Any) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(frame=frames())
 def test_any_table_comes_back(frame: pd.DataFrame, tmp_path_factory: Any) -> None:
     assert_same(there_and_back(frame, tmp_path_factory.mktemp("frames")), frame)

@@ -18,7 +18,7 @@ def dense(product: LowRank) -> torch.Tensor:
     return product.left @ product.right
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 999), st.integers(3, 9), st.integers(1, 3))
 def test_norms_singular_values_and_eigenvalues_are_those_of_the_dense_matrix(
     seed: int, width: int, rank: int
