@@ -71,7 +71,7 @@ _HOME: dict[str, str] = {
     "splice": "probe.core.splice",
     "method": "probe.core.registry",
     # published claims
-    "study": "probe.runs.study",
+    "study": "probe.api",
     "Exhibit": "probe.runs.study",
     "Claim": "probe.core.claim",
     "at_least": "probe.core.claim",

@@ -43,7 +43,7 @@ from probe.models.task_vector import WeightVector, weight_task_vector
 from probe.runs import compare, report, store
 from probe.runs import reproduce as reproducing
 from probe.runs.reproduce import Reproduced
-from probe.runs.study import METHOD
+from probe.runs.study import METHOD, study
 from probe.tasks import TASKS, load_task
 from probe.tasks.check import check
 from probe.tasks.icl import ICL_TASKS, icl_task
@@ -75,6 +75,7 @@ __all__ = [
     "shipped_dictionaries",
     "steering_vector",
     "studies",
+    "study",
     "task_vector",
     "tasks",
     "train_crosscoder",

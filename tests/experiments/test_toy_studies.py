@@ -4,8 +4,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+
+import probe
 
 SMALLEST: dict[str, tuple[dict[str, Any], int]] = {
     "packing": ({"seeds": 1, "steps": 5, "many": 100, "steps_many": 2, "model": "toy"}, 5),
@@ -83,3 +86,41 @@ def test_where_the_second_shape_becomes_the_better() -> None:
 def test_a_neuron_is_polysemantic_from_a_quarter_on() -> None:
     W = torch.tensor([[[1.0, -0.2, 0.1], [0.5, 0.1, -0.4]]])
     assert import_module("toy_structure").polysemantic(W).tolist() == [[False, True]]
+
+
+def losses(**columns: list[float]) -> pd.DataFrame:
+    """A curve of grokking with losses of one over ten to a power."""
+    table = {name.replace("_", " "): 10.0 ** -np.array(power) for name, power in columns.items()}
+    epoch = np.arange(len(table["test loss"])) * 100.0
+    shares = {
+        "train accuracy": np.where(epoch > 0, 1.0, 0.0),
+        "test accuracy": np.where(table["test loss"] < 0.1, 1.0, 0.0),
+        "Gini of W_E": np.linspace(0, 1, len(epoch)),
+    }
+    return pd.DataFrame({"epoch": epoch} | table | shares)
+
+
+def test_hidden_progress_is_read_off_the_curves() -> None:
+    """Restricted loss falls at 200, test loss from 500 to 700; excluded loss is least at 100."""
+    curve = losses(
+        test_loss=[0, 0, 0, 0, 0, 1.1, 5.1, 9.1, 10, 10, 10],
+        restricted_loss=[0, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10],
+        excluded_loss=[0, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1],
+    )
+    found = import_module("grokking").leads(curve)
+    assert found["restricted leads by, share of epochs"] == pytest.approx((600 - 200) / 1000)
+    assert found["excluded minimum leads by, epochs"] == 500
+    assert found["Gini rises by"] == pytest.approx(0.2)  # clean-up is 500 to 700 of 1000
+    assert found["test epoch"] == 500
+
+
+def test_a_seed_that_does_not_grok_is_a_miss_and_not_a_gap() -> None:
+    still = losses(
+        test_loss=[0.0, -0.1, -0.2, -0.3], restricted_loss=[0, 1, 2, 3], excluded_loss=[0, 1, 1, 1]
+    )
+    study = import_module("grokking")
+    found = study.leads(still)
+    lines = {name: [found[name]] * 5 for name in study.PROGRESS.reproduced}
+    assert all(values == [0] * 5 for values in lines.values())
+    judged = {name: probe.over_seeds(values) for name, values in lines.items()}
+    assert study.PROGRESS.judge(judged).verdict == "not reproduced"
