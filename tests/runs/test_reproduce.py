@@ -1,6 +1,8 @@
 """A study from its script to the report: run, keep, compare, tell."""
 
+import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,23 @@ def test_a_model_it_trained_is_recorded_by_its_name_and_not_by_its_place(
     folder = trained.run().save(tmp_path / "trained") / FINDINGS
     assert probe.load_result(folder).provenance.model["location"] == "runs/first"
     assert str(tmp_path) not in (folder / "result.json").read_text()
+
+
+def test_the_record_names_the_script_that_ran_though_it_was_edited_since(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = folder / "coins.py"
+    monkeypatch.syspath_prepend(folder)
+    coins = importlib.import_module("coins").coins
+    before, measure = coins.hash, coins.function
+
+    def edited_meanwhile(**options: Any) -> Iterator[Any]:
+        yield from measure(**options)
+        script.write_text(SCRIPT + "# written later")
+
+    monkeypatch.setattr("inspect.getfile", lambda _: str(script))
+    record = replace(coins, function=edited_meanwhile).run("quick").findings.provenance
+    assert record.task["hash"] == before != coins.hash
 
 
 def test_a_second_run_takes_the_place_of_the_first(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class Study:
 
         options = self._options(size)
         watch, started = provenance.Stopwatch(), provenance.now()
+        # Of the code that runs: hours later the files may say something else.
+        script, git = self.hash, provenance.git_state()
         findings, exhibits, models = [], [], []
         for thing in self.function(seed=seed, **options):
             if isinstance(thing, Finding):
@@ -144,10 +146,10 @@ class Study:
             method=METHOD + self.name,
             passed={"size": size if isinstance(size, str) else "given", "seed": seed},
             defaulted=json.loads(json.dumps(dict(options))),
-            task={"name": self.name, "paper": self.paper, "hash": self.hash},
+            task={"name": self.name, "paper": self.paper, "hash": script},
             seed=seed,
             versions=provenance.versions(),
-            git=provenance.git_state(),
+            git=git,
             wall_seconds=round(watch.seconds, 3),
             peak_bytes=provenance.peak_bytes(),
             notes=[
