@@ -80,7 +80,7 @@ def packing(
         degrees(
             probe.pair_angles(probe.pack_directions(many, dimensions, steps=steps_many, seed=s))
         )
-        for s in (each if many < 10_000 else each[:1])
+        for s in each
     ]
     limit = 90 - math.degrees(math.asin(welch(many, 100)))
     note = f"{many} in 100 dimensions; Welch {limit:.1f}°"

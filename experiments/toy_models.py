@@ -80,18 +80,24 @@ def basic(seed: int, seeds: int, steps: int, batch: int) -> Any:
             "first superposed in the lower half, share": probe.over_seeds(
                 [lower_half(learnt[s], shares[s]) for s in range(seeds)]
             ),
+            "the same, the middle of an odd number counted as upper half": probe.over_seeds(
+                [lower_half(learnt[s], shares[s], middle=True) for s in range(seeds)]
+            ),
         },
         f"represented at densities 1 ... 0.01, first seed: {counts[0].tolist()}",
     )
 
 
-def lower_half(learnt: Tensor, shares: Tensor) -> float:
-    """Of the features superposed at the densest level that has any: share in the lower half."""
+def lower_half(learnt: Tensor, shares: Tensor, middle: bool = False) -> float:
+    """Of the features superposed at the densest level that has any: share in the lower half.
+
+    Of an odd number of features the middle one is in neither half, and is counted only if asked.
+    """
     for here, mixed in zip(learnt, shares & learnt, strict=True):
         if mixed.any():
             order = here.nonzero()[:, 0]
-            rank = torch.searchsorted(order, mixed.nonzero()[:, 0])
-            return float((rank >= len(order) / 2).double().mean())
+            rank = torch.searchsorted(order, mixed.nonzero()[:, 0]) - (len(order) - 1) / 2
+            return float((rank[(rank != 0) | middle] > 0).double().mean())
     return float("nan")
 
 

@@ -2,7 +2,8 @@
 
 Declared before measuring, where the text gives no number: features that come in sets have density
 0.1 (0.03 to 0.35 where density is varied); a set is collapsed if its two features have a cosine
-above 0.9; a neuron is polysemantic if its second-largest input weight is above a quarter of its
+above 0.9; a pentagon is five learnt features no two of which lie on one line (|cosine| below 0.9);
+a neuron is polysemantic if its second-largest input weight is above a quarter of its
 largest. Pentagon against digons is trained on the expected loss (quadrature), the others on drawn
 examples. Smaller than published: best of 50 runs for the hidden layer (1000).
 
@@ -106,7 +107,7 @@ def toy_structure(
     yield collapse(seed, seeds, steps)
     yield hidden_layer(seed, seeds, hidden_best_of, steps)
     yield absolute(seed, seeds, abs_steps)
-    yield TRAINED_AGAINST.leave_out("no line to judge by; needs training against attacks")
+    yield TRAINED_AGAINST.leave_out("report only, and our toys are not trained against attacks")
 
 
 # --- one feature sparser than the others ---------------------------------------------------------
@@ -153,11 +154,11 @@ def pentagon(seed: int, seeds: int, ratios: int, restarts: int, steps: int) -> I
 
 def shape(W: Tensor) -> str:
     """Two antipodal pairs of the four usual features, or all five spread out."""
-    cosine = probe.feature_cosines(W[None])[0][:4, :4]
+    cosine = probe.feature_cosines(W[None])[0].triu(1)
     learnt = W.norm(dim=0) > LEARNT
-    if int((cosine < -0.9).triu(1).sum()) == 2 and not learnt[4]:
+    if int((cosine[:4, :4] < -0.9).sum()) == 2 and not learnt[4]:
         return "digons"
-    return "pentagon" if bool(learnt.all()) else "other"
+    return "pentagon" if bool(learnt.all() and (cosine.abs() < 0.9).all()) else "other"
 
 
 def crossing(ratio: np.ndarray, first: np.ndarray, then: np.ndarray) -> float:

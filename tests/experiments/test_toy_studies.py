@@ -74,6 +74,8 @@ def test_shapes_of_five_features_in_a_plane() -> None:
     assert shape(torch.stack([angle.cos(), angle.sin()])) == "pentagon"
     assert shape(torch.tensor([[1.0, -1, 0, 0, 0], [0, 0, 1, -1, 0]])) == "digons"
     assert shape(torch.tensor([[1.0, 1, 0, 0, 0], [0, 0, 1, -1, 0]])) == "other"
+    crossed = torch.tensor([[1.0, -1, 0, 0, 0.7], [0, 0, 1, -1, 0.7]])
+    assert shape(crossed) == "other"  # all five are learnt, four of them as digons
 
 
 def test_where_the_second_shape_becomes_the_better() -> None:
@@ -124,3 +126,13 @@ def test_a_seed_that_does_not_grok_is_a_miss_and_not_a_gap() -> None:
     assert all(values == [0] * 5 for values in lines.values())
     judged = {name: probe.over_seeds(values) for name, values in lines.items()}
     assert study.PROGRESS.judge(judged).verdict == "not reproduced"
+
+
+def test_the_middle_feature_of_an_odd_number_is_in_neither_half() -> None:
+    lower_half = import_module("toy_models").lower_half
+    learnt = torch.ones(2, 5, dtype=torch.bool)
+    mixed = torch.tensor([[False] * 5, [False, False, True, True, True]])
+    assert lower_half(learnt, mixed) == 1
+    assert lower_half(learnt, mixed, middle=True) == pytest.approx(2 / 3)
+    upper = torch.tensor([[False] * 5, [True, False, False, False, True]])
+    assert lower_half(learnt, upper) == 0.5
