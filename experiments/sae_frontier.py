@@ -230,11 +230,16 @@ def judge_shrinkage(table: pd.DataFrame) -> Any:
             "γ, ReLU with L1": by_seed(of["standard"], lambda some: some.gamma.max()),
             "|1 − γ|, TopK": by_seed(of["topk"], lambda some: (1 - some.gamma).abs().max()),
             "|1 − γ|, Gated": by_seed(of["gated"], lambda some: (1 - some.gamma).abs().max()),
+            **{
+                f"γ, ReLU with L1, λ = {λ:g}": by_seed(some, lambda each: each.gamma.mean())
+                for λ, some in of["standard"].groupby("setting")
+            },
             "γ less the mean activation, ReLU with L1, middle λ": by_seed(
                 of["standard"], lambda some: some.centred.median()
             ),
         },
-        "activations as they are; their mean, which every bias learns, hides part of the shrinkage",
+        "of all sparsities the one that departs most; activations as they are: their mean, which "
+        "every bias learns, hides part of the shrinkage",
     )
 
 
@@ -269,7 +274,14 @@ def judge_jump(table: pd.DataFrame) -> Any:
     )
     seen = ", ".join(f"{l0:.1f}" for l0 in sorted(found.l0))
     note = f"at L0 {seen}; bandwidth {BANDWIDTH}"
-    return JUMP.judge({"MSE of JumpReLU / of TopK, worst": worst(found)}, note)
+    best = by_seed(found, lambda some: some.value.min()) if len(found) else probe.exactly(np.nan)
+    return JUMP.judge(
+        {
+            "MSE of JumpReLU / of TopK, worst": worst(found),
+            "MSE of JumpReLU / of TopK, best": best,
+        },
+        note,
+    )
 
 
 def worst(found: pd.DataFrame) -> Any:
