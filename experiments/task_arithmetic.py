@@ -34,7 +34,8 @@ TIES = "Yadav et al. 2023"
 
 NEGATION = probe.Claim(
     "negating a task vector forgets the task with little side damage",
-    published="toxic generations 4.8 → 0.8 %, WikiText perplexity 16.4 → 16.9",
+    published="toxic generations 4.8 → 0.8 %, WikiText perplexity 16.4 → 16.9; gradient ascent 0 % "
+    "at a perplexity above 1e10",
     source=f"{ILHARCO}, Table 2", mark="second-hand",
     rule="R: target loses ≥ 50 % of its gain, control loss +≤ 5 %; P: ≥ 30 %, ≤ 10 %",
     reproduced={"share of the gain lost": probe.at_least(0.5),
@@ -53,8 +54,9 @@ ADDITION = probe.Claim(
 )
 BETTER = probe.Claim(
     "TIES merges better than task arithmetic",
-    published="+2.3 (NLP) and +1.7 (vision) points over the best baseline",
-    source=f"{TIES}, Table 1", mark="second-hand",
+    published="+2.3 (NLP) and +1.7 (vision) points over the best baseline; PEFT +2.5; ViT-B/32 "
+    "+1.8, L/14 +1.5; T5-base +0.7, large +3.6; out of domain +1.0 and +4.4",
+    source=f"{TIES}, Tables 1 and 3-9", mark="second-hand",
     rule="four tasks, λ tuned equally; R: ≥ +0.5 points; P: within ± 0.5",
     reproduced={"points gained": probe.at_least(0.5)},
     partly={"points gained": probe.at_least(-0.5)},
@@ -75,8 +77,9 @@ STEADY = probe.Claim(
 )  # fmt: skip
 THINNED = probe.Claim(
     "nine tenths of what tuning changed can be dropped, if the rest is rescaled",
-    published="90-99 % of fine-tuning deltas can go",
-    source="Yu et al. 2024 (DARE), abstract", mark="read",
+    published="90-99 % of fine-tuning deltas can go, which are within 0.002 (README: 0.005); "
+    "WizardLM on GSM8K 2.2 → 66.3 merged, WizardMath alone 64.2",
+    source="Yu et al. 2024 (DARE), abstract and README", mark="read",
     rule="R: drop 0.9 keeps ≥ 95 % of the gain, and ≥ 10 % more than without rescaling; P: ≥ 85 %",
     reproduced={"share of the gain kept": probe.at_least(0.95),
                 "more than without rescaling": probe.at_least(0.10)},
@@ -314,7 +317,7 @@ def thinned(bench: Bench, task: int, drop: float, seed: int, *, rescale: bool) -
 
 @probe.study(
     paper="Ilharco et al. 2023; Yadav et al. 2023 (TIES); Yu et al. 2024 (DARE)",
-    full={"seeds": 3, "steps": 600, "tuning": 150},
+    full={"seeds": 5, "steps": 600, "tuning": 150},
     quick={"seeds": 3, "steps": 300, "tuning": 100},
 )
 def task_arithmetic(*, seed: int, seeds: int, steps: int, tuning: int) -> Iterator[object]:
@@ -357,7 +360,9 @@ def task_arithmetic(*, seed: int, seeds: int, steps: int, tuning: int) -> Iterat
         {
             "share of the gain kept": probe.over_seeds(nine["yes"]),
             "more than without rescaling": probe.over_seeds(nine["yes"] - nine["no"]),
-        }
+            "knee, share that can be dropped": probe.over_seeds(knees(kept["yes"])),
+        },
+        f"knee: the most of {', '.join(map(str, DROPS))} that keeps 95 % of the gain, rescaled",
     )
     yield probe.Exhibit(
         "Skill of four tasks merged, by λ", pd.DataFrame(curves),
@@ -370,6 +375,15 @@ def task_arithmetic(*, seed: int, seeds: int, steps: int, tuning: int) -> Iterat
          "value": "share of the gain in skill that is kept"},
         probe.View(kind="line", x="drop", y="value", color="rescaled", scale="share"),
     )  # fmt: skip
+
+
+def knees(kept: pd.Series) -> list[float]:
+    """The largest share dropped up to which 95 % of the gain is kept, by seed; 0: none."""
+    found = []
+    for _, curve in kept.groupby(level="seed"):
+        enough = (curve.droplevel("seed").sort_index() >= 0.95).cummin()
+        found.append(float(enough.index[enough].max()) if enough.any() else 0.0)
+    return found
 
 
 def _curves(bench: Bench, seed: int) -> Iterator[dict[str, object]]:

@@ -102,3 +102,10 @@ def test_effects_are_read_by_part_and_layer(monkeypatch: pytest.MonkeyPatch) -> 
     assert effects.largest(effects.table, "last subject") == pytest.approx(0.3)
     assert effects.depth(effects.table, "last subject") == pytest.approx(0.5)
     assert effects.largest(effects.table, "first subject") == 0
+
+
+def test_the_knee_is_where_the_gain_is_first_lost(script: ModuleType) -> None:
+    kept = {0.5: [0.99, 0.9], 0.7: [0.97, 0.99], 0.9: [0.90, 0.99], 0.95: [0.96, 0.5]}
+    table = pd.DataFrame(kept, index=pd.Index([0, 1], name="seed")).stack()
+    table.index = table.index.set_names(["seed", "drop"])
+    assert script.knees(table) == [0.7, 0.0]
