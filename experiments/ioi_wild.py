@@ -42,7 +42,7 @@ BEHAVIOUR = probe.Claim(
 )  # fmt: skip
 FAITHFUL = probe.Claim(
     "a small circuit is faithful",
-    published="|F(M) - F(C)| = 0.46, 13 % of F(M): 87 % kept, by 26 of 144 heads",
+    published="|F(M) - F(C)| = 0.46, 13 % of F(M): 87 % kept; by 26 of 144 heads [second-hand]",
     source=f"{PAPER}, section 4", mark="read",
     rule="own circuit, R: 80 to 120 % kept with at most 15 % of heads; P: 60 %",
     reproduced={

@@ -58,8 +58,8 @@ COLLAPSE = probe.Claim(
 )  # fmt: skip
 HIDDEN = probe.Claim(
     "ReLU hidden layer: mono- to polysemantic",
-    published="≥ 0.5 all dedicated; 0.2-0.5 three features in two neurons; 0.05-0.08 all "
-    "polysemantic; ≤ 0.04 pairs",
+    published="density ≥ 0.5 all dedicated; 0.2-0.5 three features in two neurons; further changes "
+    "at 0.15 and 0.12; 0.05-0.08 all polysemantic; ≤ 0.04 pairs",
     source=SOURCE, mark="read",
     rule="R: polysemantic neurons monotone in sparsity, none at density 0.7, all at 0.05",
     reproduced={
@@ -70,7 +70,8 @@ HIDDEN = probe.Claim(
 )  # fmt: skip
 ABS = probe.Claim(
     "abs computed in superposition",
-    published="density 1, 0.3 monosemantic; 0.1 slightly; ...; 0.001 all polysemantic",
+    published="density 1, 0.3 monosemantic; 0.1 slightly; 0.03 few; 0.01, 0.003 more polysemantic; "
+    "0.001 all",
     source=SOURCE, mark="read",
     rule="R: share of polysemantic neurons ≤5 % at 1 and 0.3, ≥80 % at 0.001, monotone",
     reproduced={
