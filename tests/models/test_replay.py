@@ -1,6 +1,6 @@
 """The planner gives what one plain forward pass for each cell gives, however it gets there."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import families
@@ -10,6 +10,7 @@ from replay_cases import cases, editable_sites, one_by_one, pairs_for
 from torch import Tensor
 
 from probe.core.edit import Edit, patch, scale, steer
+from probe.core.errors import EditError
 from probe.core.metric import METRICS, get_metric
 from probe.core.site import Site
 from probe.core.task import Encoded
@@ -72,6 +73,49 @@ def test_a_sweep_is_one_forward_a_cell(name: str, base: str, resume: bool) -> No
         rows = chosen.nonzero()[:, 0]
         ours = model.sweep(encoded, [sets[i] for i in rows], base=base, resume=resume)
         torch.testing.assert_close(ours, answers[rows], **CLOSE)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", [*families.CAUSAL, *TOYS])
+def test_edits_given_to_every_run_are_as_good_as_in_each_set(name: str, resume: bool) -> None:
+    model, encoded, sets, answers = known(name, "clean")
+    each = torch.randn(3, 1, model.dims.d_model, generator=torch.Generator().manual_seed(0))
+    entrance = Site("resid_pre", 0)
+    noise = [
+        Edit(entrance, "add", each, {"pos": torch.tensor([1, 1, 2])}),
+        Edit(entrance, "scale", 0.5, {"pos": -1}),
+    ]
+    some = sets[::2]
+    want = one_by_one(model, encoded, [[*noise, *edits] for edits in some], base="clean")
+    assert (want - answers[::2]).abs().max() > 0.01, "the noise must do something"
+    inside = torch.tensor([not {e.site.kind for e in edits} & OUTSIDE for edits in some])
+    for chosen in (inside, ~inside):
+        rows = chosen.nonzero()[:, 0]
+        ours = model.sweep(
+            encoded, [some[i] for i in rows], base="clean", given=noise, resume=resume
+        )
+        torch.testing.assert_close(ours, want[rows], **CLOSE)
+
+
+def test_a_run_resumed_from_a_given_one_begins_where_it_is_edited(
+    toy: BridgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given costs one forward pass, whatever comes after it."""
+    seen: list[plan.Row] = []
+    walk = replay._walk
+    monkeypatch.setattr(
+        replay, "_walk", lambda m, run, rows, *rest: seen.extend(rows) or walk(m, run, rows, *rest)
+    )
+    encoded = pairs_for(toy)
+    noise = [Edit(Site("resid_pre", 0), "add", 1.0, {"pos": 0})]
+    back = patch("mlp_out.1", toy.trace(encoded, "mlp_out")["mlp_out", 1], pos=2)
+    toy.sweep(encoded, [[], [back]], base="clean", given=noise)
+    assert {(row.layer, row.start, row.edits) for row in seen} == {(1, 2, (back,))}
+
+
+def test_only_what_enters_the_first_block_can_be_given(toy: BridgeModel) -> None:
+    with pytest.raises(EditError, match=r"an edit of z\.1 in every run\nExpected: resid_pre\.0"):
+        toy.sweep(pairs_for(toy), [[]], given=[scale("z.1", 0.5)])
 
 
 @pytest.mark.slow
@@ -146,7 +190,9 @@ def planned(name: str, sets: list[list[Edit]], base: str = "corrupted") -> list[
     encoded = pairs_for(model)
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
     run = recorded.record(model, tokens, encoded.lengths)
-    return plan.plan(model, run, [plan.settled(model, edits, True) for edits in sets])
+    states = partial(model.trace, encoded, corrupted=base == "corrupted")
+    settled = [plan.settled(model, edits, True) for edits in sets]
+    return plan.plan(run, states, settled, model.dims.n_layers)
 
 
 @pytest.mark.parametrize("kind", ["resid_pre", "resid_post", "mlp_out", "q", "pattern"])

@@ -1,7 +1,7 @@
 """What holds of edits to any model: identities over random sizes, prompts and edits."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import families
@@ -150,7 +150,8 @@ def test_patching_nothing_is_the_unedited_run(data: Any) -> None:
         tokens = encoded.clean if base == "clean" else encoded.corrupted
         run = recorded.record(model, tokens, encoded.lengths)
         inside = [edits for edits in same if edits[0].site.kind not in OUTSIDE]
-        assert plan.plan(model, run, inside) == []
+        states = partial(model.trace, encoded, corrupted=base == "corrupted")
+        assert plan.plan(run, states, inside, model.dims.n_layers) == []
 
 
 @few
@@ -176,7 +177,8 @@ def test_patching_before_the_first_difference_changes_nothing(data: Any) -> None
     ours = model.sweep(encoded, sets)
     torch.testing.assert_close(ours, run_of(model, encoded, "corrupted").expand_as(ours), **CLOSE)
     run = recorded.record(model, encoded.corrupted, encoded.lengths)
-    assert plan.plan(model, run, sets) == []
+    states = partial(model.trace, encoded, corrupted=True)
+    assert plan.plan(run, states, sets, model.dims.n_layers) == []
 
 
 @few

@@ -320,12 +320,14 @@ class Model(Protocol):
         metric: Metric | str = "logit_diff",
         *,
         base: str = "corrupted",
+        given: Sequence[Edit] = (),
         report: Report | None = None,
     ) -> Float[Tensor, "sets batch"]:
         """The metric under each set of edits, each made to a run of its own.
 
-        ``base``: which prompts are edited, clean or corrupted. ``report`` hears how far it is and
-        can stop it; cells not reached are NaN.
+        ``base``: which prompts are edited, clean or corrupted. ``given``: edits of what enters the
+        first block, made in every run before its own. ``report`` hears how far it is and can stop
+        it; cells not reached are NaN.
         """
         ...
 

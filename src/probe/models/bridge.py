@@ -97,6 +97,7 @@ class BridgeModel:
         corrupted: bool = False,
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
+        quiet: bool = False,
     ) -> Trace:
         """Record activations: only the sites asked for, detached, on the model's device.
 
@@ -108,6 +109,7 @@ class BridgeModel:
             corrupted: Of an encoded task, record the corrupted prompts.
             dtype: Store in this type, such as ``torch.float16``; computed in the model's own.
             batch_size: Prompts for each forward pass; by default as many as 4096 tokens.
+            quiet: Do not report edits that change nothing.
 
         Raises:
             SiteError: A site or position this model or prompt does not have.
@@ -134,7 +136,7 @@ class BridgeModel:
             with contextlib.suppress(Stop):
                 self.run_raw(
                     tokens[rows],
-                    self.edit_hooks(edits, lengths[rows]) + recorder.hooks(rows),
+                    self.edit_hooks(edits, lengths[rows], quiet) + recorder.hooks(rows),
                     lengths=lengths[rows],
                 )
         strings = tuple(
@@ -556,13 +558,15 @@ class BridgeModel:
         metric: Metric | str = "logit_diff",
         *,
         base: str = "corrupted",
+        given: Sequence[Edit] = (),
         report: Report | None = None,
         **how: Any,
     ) -> Float[Tensor, "sets batch"]:
         """The metric under each set of edits, each made to a run of its own; see ``replay``."""
         return replay.sweep(
-            self, encoded, edit_sets, get_metric(metric), base=base, report=report, **how
-        )
+            self, encoded, edit_sets, get_metric(metric), base=base, given=given, report=report,
+            **how,
+        )  # fmt: skip
 
     def sweep_edges(
         self,

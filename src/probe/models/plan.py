@@ -1,6 +1,6 @@
 """Which edited runs there are, where each departs from the unedited one, and which go together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from probe.core.edit import Edit, by_site
 from probe.core.errors import EditError
 from probe.core.model import site_shape
 from probe.core.site import Site
+from probe.core.trace import Trace
 from probe.models.recorded import Run
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ CHUNK_OVERHEAD = 192
 """What starting one more wavefront costs, in tokens: used to merge rows of near positions."""
 _PREFIX_PER_TOKEN = 5
 """Positions of a recorded prefix that weigh as much as one token that moves."""
+
+
+States = Callable[[list[Site]], Trace]
+"""Records the run that rows depart from at some sites."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +73,9 @@ def settled(model: "BridgeModel", edits: Sequence[Edit], resumed: bool) -> list[
     ]
 
 
-def plan(model: "BridgeModel", run: Run, sets: Sequence[Sequence[Edit]]) -> list[Row]:
+def plan(run: Run, states: States, sets: Sequence[Sequence[Edit]], n_layers: int) -> list[Row]:
     """A row for every set and prompt that changes anything, with where it departs."""
-    changes = _Changes(model, run, [edit for edits in sets for edit in edits])
+    changes = _Changes(run, states, [edit for edits in sets for edit in edits])
     rows = []
     for cell, edits in enumerate(sets):
         firsts = [changes.first(edit) for edit in edits]
@@ -81,7 +86,7 @@ def plan(model: "BridgeModel", run: Run, sets: Sequence[Sequence[Edit]]) -> list
             if begin is None:
                 continue
             kept, start = _kept(edits[begin:], at[begin:], named[begin:], example, length)
-            layer = model.dims.n_layers
+            layer = n_layers
             if kept[0].site.kind != "resid_post":
                 layer = kept[0].site.layer or 0
             rows.append(Row(cell, example, layer, start, tuple(kept)))
@@ -114,18 +119,21 @@ def all_rows(sets: Sequence[Sequence[Edit]], run: Run) -> list[Row]:
     """Every set and prompt, run from its first token: what is done where nothing can be resumed."""
     examples = range(len(run.tokens))
     return [
-        Row(c, i, 0, 0, tuple(edits)) for c, edits in enumerate(sets) if edits for i in examples
+        Row(c, i, 0, 0, (*run.edits, *edits))
+        for c, edits in enumerate(sets)
+        if edits
+        for i in examples
     ]
 
 
 class _Changes:
     """At which position an edit first differs from the unedited run."""
 
-    def __init__(self, model: "BridgeModel", run: Run, edits: Sequence[Edit]) -> None:
+    def __init__(self, run: Run, states: States, edits: Sequence[Edit]) -> None:
         self.run = run
         # A value that covers every position is compared with what is there.
         sites = {edit.site for edit in edits if _spans_positions(edit, run)}
-        self.trace = model.trace(run.tokens, sites=list(sites)) if sites else None
+        self.trace = states(list(sites)) if sites else None
         self._known: dict[tuple[Site, int], Bool[Tensor, "batch pos"]] = {}
 
     def first(self, edit: Edit) -> Int[Tensor, " batch"]:

@@ -1,9 +1,10 @@
-"""The unedited run, recorded so that edited ones can be resumed from it at any layer and position.
+"""A run recorded so that edited ones can be resumed from it at any layer and position.
 
 It knows no architecture. The library's own loop runs the suffix once over the prefix's cache; the
 keyword arguments each block received then are used again, with more rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.core.edit import Edit
 from probe.core.site import Site
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Run:
-    """The unedited run, recorded as far as rows need it."""
+    """The run that rows depart from, recorded as far as they need it."""
 
     tokens: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
@@ -27,10 +29,17 @@ class Run:
     """Into each block, and after the last."""
     cache: list[tuple[Tensor, Tensor]]
     """Keys and values of each layer, as the library caches them."""
+    edits: Sequence[Edit] = ()
+    """Made in this run, of what enters the first block; all else about it is unedited."""
 
 
 def record(
-    model: "BridgeModel", tokens: Tensor, lengths: Tensor, *, with_cache: bool = True
+    model: "BridgeModel",
+    tokens: Tensor,
+    lengths: Tensor,
+    *,
+    edits: Sequence[Edit] = (),
+    with_cache: bool = True,
 ) -> Run:
     """One forward pass that keeps the residual stream into every block, and keys and values."""
     n_layers = model.dims.n_layers
@@ -41,11 +50,12 @@ def record(
     def keep(site: Site) -> Any:
         return lambda value: resid.__setitem__(site, value)
 
-    hooks = [(site, keep(site)) for site in sites]
+    # edits first: what is kept of the first site is what they made of it
+    hooks = [*model.edit_hooks(edits, lengths, quiet=True), *((site, keep(site)) for site in sites)]
     cache = plain_cache() if with_cache else None
     model.run_raw(tokens, hooks, lengths=lengths, cache=cache)
     pairs = [(layer.keys, layer.values) for layer in cache.layers] if cache is not None else []
-    return Run(tokens, lengths, [resid[site] for site in sites], pairs)
+    return Run(tokens, lengths, [resid[site] for site in sites], pairs, edits)
 
 
 @dataclass(eq=False)

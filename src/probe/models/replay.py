@@ -11,6 +11,7 @@ are unembedded.
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.core.edit import Edit
-from probe.core.errors import OptionError, ProbeWarning, nearest
+from probe.core.errors import EditError, OptionError, ProbeWarning, nearest
 from probe.core.metric import Metric
 from probe.core.progress import Report
 from probe.core.site import Site
@@ -43,6 +44,7 @@ def sweep(
     metric: Metric,
     *,
     base: str,
+    given: Sequence[Edit] = (),
     report: Report | None = None,
     chunk_tokens: int | None = None,
     resume: bool | None = None,
@@ -55,6 +57,8 @@ def sweep(
         edit_sets: Each is made to a run of its own.
         metric: What is read at each prompt's last token.
         base: Which prompts are edited, ``clean`` or ``corrupted``.
+        given: Edits of what enters the first block, made in every run before its own: the run that
+            the others are resumed from has them, so they cost nothing more.
         report: Told how many rows are done; False from it stops the sweep.
         chunk_tokens: Tokens that move through a layer together; bounds memory.
         resume: Walk from each row's own layer and position, or run every row from its first
@@ -66,16 +70,21 @@ def sweep(
     if base not in ("clean", "corrupted"):
         raise OptionError(f"base={base!r}", remedy=nearest(base, ("clean", "corrupted")))
     tokens = encoded.clean if base == "clean" else encoded.need_corrupted()
+    _check_entrance(given)
     kinds = {edit.site.kind for edits in edit_sets for edit in edits}
     reader = Reader(model, encoded, metric, by_head="ln_final_scale" in kinds)
     resumed = model.resumes if resume is None else resume
     if reader.from_logits or "embed" in kinds:
         resumed = False  # outside the blocks: nothing to resume
-    for edit in {id(edit): edit for edits in edit_sets for edit in edits}.values():
+    for edit in {id(edit): edit for edits in [given, *edit_sets] for edit in edits}.values():
         check_edit(model, edit, tokens, encoded.lengths)
     sets = [settled(model, edits, resumed) for edits in edit_sets]
-    run = record(model, tokens, encoded.lengths, with_cache=resumed)
-    rows = plan(model, run, sets) if resumed else all_rows(sets, run)
+    run = record(model, tokens, encoded.lengths, edits=given, with_cache=resumed)
+    states = partial(
+        model.trace, encoded, corrupted=base == "corrupted", edits=given, quiet=True,
+        batch_size=len(tokens) if given else None,
+    )  # fmt: skip
+    rows = plan(run, states, sets, model.dims.n_layers) if resumed else all_rows(sets, run)
     unedited = reader.read(reader.ends(run), torch.arange(len(tokens)))
     values = unedited.new_full((len(sets), len(tokens)), torch.nan)
     values[:] = unedited  # rows that change nothing are never run
@@ -101,6 +110,16 @@ def sweep(
             if report is not None and report(done, len(rows), "runs") is False:
                 break
     return values
+
+
+def _check_entrance(given: Sequence[Edit]) -> None:
+    entrance = Site("resid_pre", 0)
+    for edit in given:
+        if edit.site != entrance:
+            raise EditError(
+                f"an edit of {edit.site} in every run", expected=str(entrance),
+                remedy="put it into each set of edits",
+            )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -249,7 +268,9 @@ class Reader:
     def ends(self, run: Run) -> Float[Tensor, "batch last"]:
         """What is read of the unedited run."""
         if self.from_logits:
-            return self.model.forward(run.tokens, lengths=run.lengths, last_only=True)
+            return self.model.forward(
+                run.tokens, run.edits, lengths=run.lengths, last_only=True, quiet=True
+            )
         last = (run.lengths - 1).to(self.model.device)
         return run.resid[-1][torch.arange(len(last), device=last.device), last]
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from probe.core.edit import Edit, patch
-from probe.core.errors import OptionError, SiteError, TaskError
+from probe.core.errors import OptionError, ProbeWarning, SiteError, TaskError
 from probe.core.metric import get_metric
 from probe.core.progress import listening
 from probe.core.registry import METHODS
 from probe.core.site import Site
 from probe.core.task import Encoded, Task
 from probe.methods.causal.causal_tracing import _noises, causal_tracing
+from probe.models import replay
 from probe.models.bridge import BridgeModel
 
 pytestmark = pytest.mark.slow  # a minute of small models
@@ -165,14 +166,35 @@ def test_a_prompt_is_traced_as_it_would_be_alone(toy: BridgeModel) -> None:
     assert both["raw_x"].to_numpy() == pytest.approx(both["raw_y"].to_numpy(), abs=1e-5)
 
 
-def test_stopped_it_gives_the_finished_cells(toy: BridgeModel) -> None:
+def test_stopped_it_averages_over_the_draws_that_were_finished(toy: BridgeModel) -> None:
+    """After the second of three draws of noise: what is left is two, and a warning."""
     encoded = facts(toy)
-    with listening(lambda *_: False):
+    calls: list[tuple[int, int]] = []
+
+    def report(done: int, total: int, unit: str) -> bool:
+        calls.append((done, total))
+        return done < 2 * total / 3
+
+    with listening(report), pytest.warns(ProbeWarning, match="over 2 of 3 draws of noise"):
+        part = traced(toy, encoded, kind="attn_out", window=1)
+    assert 3 * calls[-1][0] == 2 * calls[-1][1]
+    whole = traced(toy, encoded, kind="attn_out", window=1)
+    assert len(part) == len(whole)
+    first = _noises(toy, encoded, SPANS, 3.0, 3, 0)[:2]
+    alone = toy.sweep(encoded, first, "log_prob", base="clean").mean(0)
+    at = part.groupby("batch")["noised"].first()
+    assert at.to_numpy() == pytest.approx(alone.numpy(), abs=1e-5)
+
+
+def test_stopped_in_the_first_draw_it_gives_the_finished_cells(
+    toy: BridgeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = facts(toy)
+    monkeypatch.setitem(replay._TOKENS_PER_CHUNK, "cpu", 20)  # several chunks of rows
+    with listening(lambda *_: False), pytest.warns(ProbeWarning, match="over 1 of 20 draws"):
         part = traced(toy, encoded, draws=20)
     whole = traced(toy, encoded, draws=20)
     assert 0 < len(part) < len(whole)
-    both = part.merge(whole, on=["batch", "layer", "pos"])
-    assert both["value_x"].to_numpy() == pytest.approx(both["value_y"].to_numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Where a fact is looked up: noise on the subject, and one clean state put back at a time."""
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from probe.core.edit import Edit, patch
-from probe.core.errors import OptionError
-from probe.core.metric import get_metric
+from probe.core.errors import OptionError, ProbeWarning
+from probe.core.metric import Metric, get_metric
 from probe.core.model import Model
 from probe.core.progress import progress_bar
 from probe.core.registry import method
@@ -107,8 +108,10 @@ def causal_tracing(
         OptionError: A layer that is not there; parts that no prompt has, or parts where all
             positions are restored at once.
 
-    Cost: for each draw, layer and position from the subject on, the part of a forward pass from
-    the subject on, through all layers (noise enters at the first).
+    Stopped half-way, it averages over the draws of noise that were finished, and says so.
+
+    Cost: for each draw one forward pass, and for each layer and position from the subject on the
+    part of one that comes after both.
 
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.
 
@@ -129,25 +132,16 @@ def causal_tracing(
     if not wanted:
         raise OptionError("no layer is left to restore", remedy="name at least one layer")
     places = _places(encoded, spans, by, parts)
-    sweep = _Sweep(
-        model.trace(encoded, kind),
-        encoded,
-        _noises(model, encoded, spans, noise, draws, seed),
-        window or _WINDOWS[kind],
-        model.dims.n_layers,
+    restore = _Restore(
+        model.trace(encoded, kind), encoded, window or _WINDOWS[kind], model.dims.n_layers
     )
-    first = min(span[0] for span in spans)
     cells = [(layer, pos) for layer in wanted for pos in places]
-    reached = [cell for cell in cells if cell[1] is None or cell[1] >= first]
+    sets = [restore.edits(kind, *cell) for cell in cells]
     clean = model.sweep(encoded, [[]], chosen, base="clean")[0].cpu()
-    noised = model.sweep(encoded, sweep.noises, chosen, base="clean").cpu()
-    # Before the subject nothing is changed, so nothing is restored.
-    raw = dict.fromkeys(cells, noised)
-    with progress_bar("causal tracing") as report:
-        sets = [sweep.edits(kind, *cell, noise) for cell in reached for noise in sweep.noises]
-        swept = model.sweep(encoded, sets, chosen, base="clean", report=report).cpu()
-    raw |= dict(zip(reached, swept.unflatten(0, (len(reached), draws)), strict=True))
-    frame = _table(encoded, spans, raw, clean, noised)
+    noises = _noises(model, encoded, spans, noise, draws, seed)
+    swept = _drawn_sweeps(model, encoded, [[], *sets], chosen, noises)
+    raw = dict(zip(cells, swept[:, 1:].unbind(1), strict=True))
+    frame = _table(encoded, spans, raw, clean, noised=swept[:, 0])
     return frame if parts is None else frame[frame["part"].isin(parts)].reset_index(drop=True)
 
 
@@ -180,23 +174,58 @@ def _places(
     return found
 
 
+def _drawn_sweeps(
+    model: Model,
+    encoded: Encoded,
+    sets: Sequence[list[Edit]],
+    metric: Metric,
+    noises: Sequence[list[Edit]],
+) -> Float[Tensor, "draws sets batch"]:
+    """The metric under each noise and set of edits; of the draws that were finished, if stopped.
+
+    Where not even the first was, of the cells it reached: the others are NaN.
+    """
+    swept: list[Tensor] = []
+    answers: list[bool | None] = []
+    with progress_bar("causal tracing") as report:
+
+        def told(done: int, total: int, unit: str) -> bool | None:
+            before, all_of_them = len(swept) * total, len(noises) * total
+            answers.append(report(before + done, all_of_them, unit))
+            return answers[-1]
+
+        for noise in noises:
+            found = model.sweep(encoded, sets, metric, base="clean", given=noise, report=told)
+            whole = not bool(found.isnan().any())
+            if whole or not swept:
+                swept.append(found.cpu())
+            if not whole or False in answers:
+                break
+    if len(swept) < len(noises):
+        warnings.warn(
+            f"stopped; effects are means over {len(swept)} of {len(noises)} draws of noise",
+            ProbeWarning,
+            stacklevel=3,
+        )
+    return torch.stack(swept)
+
+
 @dataclass
-class _Sweep:
+class _Restore:
     """What restoring edits are made of; edits that many runs share are made once."""
 
     clean: Trace
     encoded: Encoded
-    noises: Sequence[list[Edit]]
     window: int
     n_layers: int
 
     def __post_init__(self) -> None:
         self._made: dict[tuple[int, int | None], Edit] = {}
 
-    def edits(self, kind: str, layer: int, pos: int | None, noise: list[Edit]) -> list[Edit]:
-        """One noise, and the clean states of the layers around this one at one position."""
+    def edits(self, kind: str, layer: int, pos: int | None) -> list[Edit]:
+        """The clean states of the layers around this one at one position."""
         around = layers_around(layer, self.window, self.n_layers)
-        return [*noise, *(self._restored(Site(kind, one), pos) for one in around)]
+        return [self._restored(Site(kind, one), pos) for one in around]
 
     def _restored(self, site: Site, pos: int | None) -> Edit:
         key = (site.layer or 0, pos)
