@@ -4,8 +4,9 @@ Meng et al. 2022 traced 1000 statements in GPT-2 XL (48 layers). Here the statem
 "The city of NAME is in the country of", those of several name tokens whose country has a
 probability of at least 0.2 (of athletes and sports, 1 of 180 has). Declared before measuring: MLP
 and attention outputs are restored in windows of ten layers, as published, which is a third of this
-model's depth; only every sixth layer is traced, with three draws of noise a fact (published: ten);
-depth is (layer + 1/2) over the number of layers.
+model's depth; only every sixth layer is traced, with ten draws of noise a fact; depth is
+(layer + 1/2) over the number of layers. The published measure is the probability of the answer; of
+the residual stream the logit difference to the likeliest other country is traced too.
 
 probe reproduce rome_smollm2 [--quick]
 """
@@ -106,7 +107,7 @@ LATE_SITE = probe.Claim(
 
 @probe.study(
     paper="Meng et al. 2022, Locating and Editing Factual Associations in GPT",
-    full={"model": "smollm2", "facts": 102, "every": 6, "draws": 3},
+    full={"model": "smollm2", "facts": 102, "every": 6, "draws": 10},
     quick={"model": "smollm2", "facts": 4, "every": 10, "draws": 2},
 )
 def rome_smollm2(*, seed: int, model: str, facts: int, every: int, draws: int) -> Iterator[Any]:
@@ -117,7 +118,8 @@ def rome_smollm2(*, seed: int, model: str, facts: int, every: int, draws: int) -
     how = {"subject": "{name}", "layers": list(range(0, loaded.dims.n_layers, every))}
     how |= {"draws": draws, "seed": seed, "parts": [*SUBJECT, "last"]}
     traced = {kind: trace(loaded, tasks, kind=kind, **how) for kind in STATES}
-    yield from judged(traced, loaded.dims.n_layers, about)
+    by_logits = trace(loaded, tasks, kind="resid_post", metric="logit_diff", **how)
+    yield from judged(traced, by_logits, loaded.dims.n_layers, about)
     yield shown(traced)
 
 
@@ -131,9 +133,13 @@ def known(model: probe.Model, wanted: int) -> tuple[list[probe.Task], str]:
     ]
     encoded = probe.Task.from_pairs(asked).encode(model)
     logits = model.forward(encoded.clean, lengths=encoded.lengths, last_only=True)
-    chance = (
-        logits.float().softmax(-1).gather(-1, encoded.need_answers()[:, None].to(logits.device))
-    )
+    logits = logits.float().cpu()
+    chance = logits.softmax(-1).gather(-1, encoded.need_answers()[:, None])
+    countries = list(CITIES)
+    among = logits[:, [model.tokenizer.encode(country)[0] for country in countries]]
+    for row, of in zip(asked, among, strict=True):
+        of[countries.index(row["answer"])] = -np.inf
+        row["wrong_answer"] = countries[int(of.argmax())]
     sure = [row for row in range(len(asked)) if chance[row] >= LEAST]
     ranks: dict[int, int] = {}
     for country in CITIES:
@@ -162,38 +168,27 @@ def trace(model: probe.Model, tasks: list[probe.Task], **how: Any) -> pd.DataFra
     return pd.concat(parts, ignore_index=True)
 
 
-def judged(traced: dict[str, pd.DataFrame], n_layers: int, about: str) -> Iterator[Any]:
+def judged(
+    traced: dict[str, pd.DataFrame], by_logits: pd.DataFrame, n_layers: int, about: str
+) -> Iterator[Any]:
     """The verdicts, each resampled over facts."""
     tables = {kind: Effects(frame, n_layers) for kind, frame in traced.items()}
     stream, mlp, attention = (tables[kind] for kind in ("resid_post", "mlp_out", "attn_out"))
-
-    def over(statistic: Callable[[np.ndarray], Any], table: np.ndarray) -> Any:
-        return probe.over_examples(table, statistic, of="facts")
+    logits = Effects(by_logits, n_layers)
 
     yield TOTAL.judge(
         {
             "average total effect": over(np.mean, stream.total),
             "probability of the answer": over(np.mean, stream.clean),
+            "average total effect, logit difference": over(np.mean, logits.total),
         },
         about,
     )
 
-    def against_others(table: np.ndarray) -> float:
-        others = max(stream.largest(table, part) for part in SUBJECT[:2])
-        return stream.largest(table, "last subject") / max(others, SMALL)
-
-    def share(table: np.ndarray) -> float:
-        return stream.largest(table[:, 1:], "last subject") / table[:, 0].mean()
-
     yield EARLY_SITE.judge(
-        {
-            "depth of the largest": over(
-                lambda table: stream.depth(table, "last subject"), stream.table
-            ),
-            "share of the total effect": over(share, np.column_stack([stream.total, stream.table])),
-            "last subject token / other subject tokens": over(against_others, stream.table),
-            "facts": probe.exactly(len(stream.table)),
-        }
+        early_site(stream)
+        | {"facts": probe.exactly(len(stream.table))}
+        | {f"{name}, logit difference": one for name, one in early_site(logits).items()}
     )
     both = np.hstack([mlp.table, attention.table])
     width = mlp.table.shape[1]
@@ -225,6 +220,28 @@ def judged(traced: dict[str, pd.DataFrame], n_layers: int, about: str) -> Iterat
             ),
         }
     )
+
+
+def over(statistic: Callable[[np.ndarray], Any], table: np.ndarray) -> Any:
+    """A statistic over facts, with its interval."""
+    return probe.over_examples(table, statistic, of="facts")
+
+
+def early_site(found: "Effects") -> dict[str, Any]:
+    """Where a state put back at the last subject token does most, and how much that is."""
+
+    def share(table: np.ndarray) -> float:
+        return found.largest(table[:, 1:], "last subject") / table[:, 0].mean()
+
+    def against_others(table: np.ndarray) -> float:
+        others = max(found.largest(table, part) for part in SUBJECT[:2])
+        return found.largest(table, "last subject") / max(others, SMALL)
+
+    return {
+        "depth of the largest": over(lambda table: found.depth(table, "last subject"), found.table),
+        "share of the total effect": over(share, np.column_stack([found.total, found.table])),
+        "last subject token / other subject tokens": over(against_others, found.table),
+    }
 
 
 class Effects:
