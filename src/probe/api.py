@@ -429,7 +429,7 @@ def _compare(old: Result, new: Result) -> Rerun:
             f" ({found.where})"
         )
     else:
-        about = f"did not reproduce run {old.id}: the rows differ"
+        about = f"did not reproduce run {old.id}:\n{found}"
     return Rerun(new, found.same, found.max_difference, about)
 
 

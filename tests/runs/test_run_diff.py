@@ -126,3 +126,21 @@ def test_tables_with_nothing_in_common() -> None:
     assert found.same, "paired by order where no axis is shared"
     with pytest.raises(RunError, match="share no axis and have 2 and 1 rows"):
         diff(result_of(one), result_of(one[:1]))
+
+
+def test_a_verdict_that_changed_is_a_difference_and_no_other_row() -> None:
+    """Claim and measure say which row is which; what stands between them is compared."""
+
+    def findings(verdict: str, value: float) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"claim": ["a", "a", "b"], "verdict": [verdict, verdict, "reported"],
+             "note": [f"seed 0: {value}"] * 2 + [""], "measure": ["x", "y", "x"],
+             "value": [value, 1.0, np.nan]}
+        )  # fmt: skip
+
+    found = diff(result_of(findings("partly", 0.4)), result_of(findings("reproduced", 0.6)))
+    assert found.same_rows
+    assert found.on == ("claim", "measure")
+    said = str(found)
+    assert "verdict: 2 of 3 rows differ" in said
+    assert "value: 1 of 3 rows differ, by up to 0.2 at claim a, measure x" in said

@@ -130,10 +130,21 @@ def _axes(a: Result, b: Result) -> list[str]:
     surely = [n for n in shared if n in (*_EXAMPLES, *AXES, *a.view.axes, *b.view.axes)]
     on: list[str] = []
     for name in [*surely, *(n for n in shared if n not in surely)]:
-        if name not in surely and not any(r.frame.duplicated(on).any() for r in (a, b)):
+        if _tells_apart(on, a, b) and name not in surely:
             break
         on.append(name)
+    # what another column tells better is no axis: a claim's verdict, which may change
+    for name in [n for n in reversed(on) if n not in surely]:
+        fewer = [n for n in on if n != name]
+        if _tells_apart(on, a, b) and _tells_apart(fewer, a, b):
+            on = fewer
     return on
+
+
+def _tells_apart(on: list[str], *results: Result) -> bool:
+    if not on:
+        return all(len(result.frame) < 2 for result in results)
+    return not any(result.frame.duplicated(on).any() for result in results)
 
 
 def _keyed(frame: pd.DataFrame, on: list[str]) -> pd.DataFrame:
