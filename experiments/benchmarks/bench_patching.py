@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 import torch
-from timing import PeakMemory, in_turns, machine, once
+from timing import PeakMemory, flops_per_token, in_turns, machine, once
 from transformer_lens import patching
 
 import probe
@@ -51,17 +51,14 @@ def sweeps(model: probe.Model, encoded: probe.Encoded) -> dict[str, list[list[pr
 
 def floor_seconds(model: probe.Model, encoded: probe.Encoded, sweep: str, rate: float) -> float:
     """FLOPs of what must be recomputed: rows × suffix tokens × remaining layers."""
-    d, w = model.dims, model.weights
-    matrices = [w.W_Q(0), w.W_K(0), w.W_V(0), w.W_O(0), w.W_in(0), w.W_out(0), w.W_gate(0)]
-    per_token = 2 * sum(m.numel() for m in matrices if m is not None)
-    total = 0
+    d, total = model.dims, 0
     for n, first in zip(encoded.lengths.tolist(), encoded.first_difference.tolist(), strict=True):
         layers = d.n_layers * (d.n_layers + 1) // 2
         if sweep == "heads":
             total += d.n_heads * layers * (n - first)
         else:
             total += layers * sum(n - pos for pos in range(first, n))
-    return total * per_token / rate
+    return total * flops_per_token(model) / rate
 
 
 def peer(model: probe.Model, encoded: probe.Encoded, sweep: str, every: int) -> torch.Tensor:

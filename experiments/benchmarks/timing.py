@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -38,6 +39,13 @@ def matrix_rate(size: int = 1536) -> float:
     a, b = torch.randn(size, size), torch.randn(size, size)
     seconds = min(in_turns({"product": lambda: a @ b}, rounds=9).values())
     return 2 * size**3 / seconds
+
+
+def flops_per_token(model: Any) -> int:
+    """Of one block's products with weights; all blocks are alike."""
+    w = model.weights
+    matrices = [w.W_Q(0), w.W_K(0), w.W_V(0), w.W_O(0), w.W_in(0), w.W_out(0), w.W_gate(0)]
+    return 2 * sum(m.numel() for m in matrices if m is not None)
 
 
 class PeakMemory:
