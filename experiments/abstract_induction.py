@@ -25,7 +25,8 @@ RIGHT = "attention to rows of the right class"
 
 ABSTRACT = probe.Claim(
     "One head matches prefixes and copies abstractly (translation, patterns)",
-    published="pattern head: about 65 % of attention on the right rows",
+    published="copying / prefix: literal head 0.89 / 0.75, translation 0.20 / 0.85, pattern 0.69 / "
+    "0.94; pattern head: about 65 % of attention on the right rows",
     source=f"{SOURCE}, Argument 4", mark="read",
     rule="R: a head with prefix score 0.5 puts half its attention on the right class; P: 35 %",
     reproduced={RIGHT: probe.at_least(0.5)},
@@ -62,7 +63,7 @@ def abstract_induction(*, seed: int, model: str, n: int, rows: int) -> Iterator[
     rng = np.random.default_rng(seed)
     prompts = [prompt(rng, number % CLASSES, rows) for number in range(n)]
     chosen, judged = measure(subject, prompts[: n // 2]), measure(subject, prompts[n // 2 :])
-    scores = prefix_scores(subject)
+    scores, without_first = prefix_scores(subject)
     yield every_head(scores, chosen, judged)
     matching = scores >= MATCHES
     if not matching.any():
@@ -75,6 +76,7 @@ def abstract_induction(*, seed: int, model: str, n: int, rows: int) -> Iterator[
         numbers(judged, (layer, head), best(chosen, np.ones_like(matching)))
         | {
             "prefix score of the head": probe.exactly(float(scores[layer, head])),
+            "the same without the first token": probe.exactly(float(without_first[layer, head])),
             "heads with that prefix score": probe.exactly(int(matching.sum())),
         },
         note=f"patterns only, no translation; head {layer}.{head}, chosen of those with that "
@@ -161,10 +163,14 @@ def measure(model: Any, prompts: Sequence[list[Row]]) -> Attention:
     )
 
 
-def prefix_scores(model: Any) -> np.ndarray:
-    """Attention to what followed the present token, on repeated random tokens, [layer, head]."""
+def prefix_scores(model: Any) -> list[np.ndarray]:
+    """Attention to what followed the present token, on repeated random tokens, [layer, head].
+
+    And the same where attention to the first token, on which heads rest, is left out.
+    """
     frame = probe.run("head_scores", model=model, scores=["induction"]).frame
-    return frame.groupby(["layer", "head"])["value"].mean().unstack().to_numpy()
+    means = frame.groupby(["layer", "head"])[["value", "without_first"]].mean()
+    return [means[column].unstack().to_numpy() for column in means]
 
 
 def best(found: Attention, allowed: np.ndarray) -> tuple[int, int]:
