@@ -12,6 +12,7 @@ import rotary_smollm2
 import steer_sentiment
 
 import probe
+from probe.models.bridge import BridgeModel
 
 N_LAYERS, N_HEADS = 10, 4
 
@@ -168,10 +169,18 @@ SMALLEST = [
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # two tokens, no word of the list
 @pytest.mark.parametrize(("study", "options", "rows"), SMALLEST)
 def test_a_study_at_its_smallest(
-    study: Any, options: dict[str, Any], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Any,
+    options: dict[str, Any],
+    rows: int,
+    smollm2: BridgeModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(steer_sentiment, "PROMPTS", steer_sentiment.PROMPTS[:2])
+    monkeypatch.setattr(probe, "load_model", lambda name: smollm2, raising=False)
+    monkeypatch.setattr(rotary_smollm2, "PROSE", rotary_smollm2.PROSE[:1])
+    monkeypatch.setattr(steer_sentiment, "PROMPTS", steer_sentiment.PROMPTS[:1])
+    monkeypatch.setattr(steer_sentiment, "NEUTRAL", steer_sentiment.NEUTRAL[:1])
     outcome = study.run(options)
     assert outcome.findings.frame.claim.nunique() == rows
     for exhibit in outcome.exhibits.values():
