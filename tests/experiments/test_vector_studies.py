@@ -44,10 +44,12 @@ def verdicts(accuracies: dict[str, float], layer: int, first_head: int) -> dict[
     return {finding.claim.claim: finding.verdict for finding in findings}
 
 
+@pytest.mark.slow
 def test_vectors_as_published_are_reproduced() -> None:
     assert set(verdicts(GOOD, layer=4, first_head=12).values()) == {"reproduced"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "changes"),
     [
@@ -62,6 +64,7 @@ def test_vectors_that_are_not(claim: probe.Claim, changes: dict[str, Any]) -> No
     assert verdicts(**usual | changes)[claim.claim] == "not reproduced"
 
 
+@pytest.mark.slow
 def test_heads_that_lead_but_late_are_partly_what_was_published() -> None:
     assert verdicts(GOOD, layer=4, first_head=30)[icl_vectors.FEW.claim] == "partly"
 
@@ -133,6 +136,7 @@ def generations(slope: float, noise: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slope", "noise", "verdict"),
     [(1, 0.1, "reproduced"), (-1, 0.1, "not reproduced"), (1, 0.9, "not reproduced")],
@@ -144,6 +148,7 @@ def test_strength_moves_sentiment_and_controls_do_not(
     assert finding.verdict == verdict
 
 
+@pytest.mark.slow
 def test_a_strength_that_costs_too_much_is_not_judged() -> None:
     """Beyond one nat the sentiment falls again; that is no miss."""
     frame = generations(1, 0.1)
