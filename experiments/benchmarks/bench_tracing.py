@@ -1,20 +1,23 @@
 """Causal tracing, beside one batch of noised rows a cell, as Meng et al. (2022) ran it.
 
-Facts of one length; the same ten draws of noise for both. The third column has our own sweep with
+Facts of one length; the same ten draws of noise for both. The second number is our own sweep with
 the noise in each set of edits, so that every run begins at the first block, as ours did before the
 noised run was what the others are resumed from.
 """
 
+from typing import Any
+
 import torch
-from timing import PeakMemory, flops_per_token, in_turns, machine, matrix_rate, once
+from timing import PeakMemory, flops_per_token, machine, matrix_rate, once
 
 import probe
+from probe.methods.windows import layers_around
 from probe.models import sources
 
 TEMPLATE = "The city of {} is in the country of"
 CITIES = {" Spain": "Barcelona", " Germany": "Stuttgart", " Italy": "Palermo", " Japan": "Nagoya"}
-DRAWS, EVERY = 10, 30
-"""Draws of noise; of how many cells the peer runs one."""
+DRAWS, EVERY = 10, 5
+"""Draws of noise; of how many cells the slow ones run one."""
 KINDS = {"resid_post": 1, "mlp_out": 10}
 """Layers restored together."""
 
@@ -39,11 +42,6 @@ def noises(model: probe.Model, encoded: probe.Encoded, subject: list[int]) -> li
     return [torch.randn(size, generator=draw) * there for _ in range(DRAWS)]
 
 
-def around(layer: int, window: int, n_layers: int) -> range:
-    """The layers restored together."""
-    return range(max(0, layer - window // 2), min(n_layers, layer - window // 2 + window))
-
-
 def restored(model: probe.Model, encoded: probe.Encoded, cells: list, kind: str) -> list:
     """Edits that put clean states back, a set for each cell."""
     clean = model.trace(encoded, kind)
@@ -53,7 +51,7 @@ def restored(model: probe.Model, encoded: probe.Encoded, cells: list, kind: str)
         for _, pos in cells
     }
     return [
-        [made[one, pos] for one in around(layer, KINDS[kind], model.dims.n_layers)]
+        [made[one, pos] for one in layers_around(layer, KINDS[kind], model.dims.n_layers)]
         for layer, pos in cells
     ]
 
@@ -73,9 +71,8 @@ def before(model: probe.Model, encoded: probe.Encoded, sets: list, noise: list) 
     return swept.unflatten(0, (len(sets), DRAWS)).mean(1)
 
 
-def peer(encoded: probe.Encoded, cells: list, kind: str, noise: list) -> torch.Tensor:
+def peer(hf: Any, encoded: probe.Encoded, cells: list, kind: str, noise: list) -> torch.Tensor:
     """The Hugging Face model itself: a clean row and ten noised ones for each fact and cell."""
-    hf = sources.load("smollm2", revision=None, dtype="float32", trust_remote_code=False).hf
     blocks = hf.model.layers
     parts = {"resid_post": lambda block: block, "mlp_out": lambda block: block.mlp}
     rows = []
@@ -87,7 +84,7 @@ def peer(encoded: probe.Encoded, cells: list, kind: str, noise: list) -> torch.T
             state[1:, pos] = state[0, pos]
             return out
 
-        for one in around(layer, KINDS[kind], len(blocks)):
+        for one in layers_around(layer, KINDS[kind], len(blocks)):
             handles.append(parts[kind](blocks[one]).register_forward_hook(restore))
         found = []
         for row in range(len(encoded)):
@@ -112,7 +109,7 @@ def floor_seconds(
     """FLOPs of what must be recomputed: rows × positions from the restored one × layers left."""
     n_layers, width = model.dims.n_layers, encoded.clean.shape[1]
     left = [
-        (n_layers - around(layer, KINDS[kind], n_layers)[0]) * (width - pos)
+        (n_layers - layers_around(layer, KINDS[kind], n_layers)[0]) * (width - pos)
         for layer, pos in cells
         if pos >= first
     ]
@@ -122,6 +119,7 @@ def floor_seconds(
 def main() -> None:
     """One line for each kind of state."""
     model = probe.load_model("smollm2")
+    hf = sources.load("smollm2", revision=None, dtype="float32", trust_remote_code=False).hf
     encoded, subject = facts(model)
     width, noise = encoded.clean.shape[1], noises(model, encoded, subject)
     cells = [(layer, pos) for layer in range(model.dims.n_layers) for pos in range(width)]
@@ -137,22 +135,22 @@ def main() -> None:
     )
     for kind in KINDS:
         sets = restored(model, encoded, cells, kind)
-        theirs, table = once(lambda kind=kind: peer(encoded, cells[::EVERY], kind, noise))
+        theirs, table = once(lambda kind=kind: peer(hf, encoded, cells[::EVERY], kind, noise))
         theirs *= len(cells) / len(table)
         slow = once(lambda sets=sets: before(model, encoded, sets[::EVERY], noise))[0]
         slow *= len(cells) / len(table)
         with PeakMemory() as memory:
             values = ours(model, encoded, sets, noise)
-        took = in_turns({"ours": lambda sets=sets: ours(model, encoded, sets, noise)}, rounds=1)
+        took = once(lambda sets=sets: ours(model, encoded, sets, noise))[0]
         gap = float((values[::EVERY] - table).abs().max())
         line = [
             f"{kind}, {KINDS[kind]} layers",
             f"{theirs:.1f} (from {len(table)} cells)",
             f"{slow:.1f}",
-            f"{took['ours']:.2f}",
-            f"**{theirs / took['ours']:.1f}**",
+            f"{took:.2f}",
+            f"**{theirs / took:.1f}**",
             f"{gap:.0e}",
-            f"{took['ours'] / floor_seconds(model, encoded, cells, kind, subject[0], rate):.2f}",
+            f"{took / floor_seconds(model, encoded, cells, kind, subject[0], rate):.2f}",
             f"{memory.mib:.0f}",
         ]
         print(f"| {' | '.join(line)} |", flush=True)
