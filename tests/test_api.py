@@ -164,6 +164,16 @@ def test_a_rerun_that_differs_says_by_how_much_and_where(toy: BridgeModel) -> No
     assert f"pos {result.frame.pos[3]}" in str(again)
 
 
+def test_a_rerun_that_differs_says_what_it_was_made_with(toy: BridgeModel) -> None:
+    result = probe.run("logit_lens", model=toy, prompt=PROMPT)
+    here = result.provenance.versions
+    result.frame.loc[3, "value"] += 0.25
+    assert here["processor"] not in str(probe.rerun(result, model=toy))
+    there = result.provenance.model_copy(update={"versions": here | {"processor": "abacus"}})
+    made = probe.Result(result.frame, result.columns, result.view, there)
+    assert f"\nprocessor: abacus, now {here['processor']}" in str(probe.rerun(made, model=toy))
+
+
 def test_a_rerun_of_other_rows_says_so(toy: BridgeModel) -> None:
     result = probe.run("logit_lens", model=toy, prompt=PROMPT)
     short = probe.Result(result.frame.iloc[:-1], result.columns, result.view, result.provenance)

@@ -428,9 +428,22 @@ def _compare(old: Result, new: Result) -> Rerun:
             f"run {old.id}: same rows, numbers differ by up to {found.max_difference:.3g}"
             f" ({found.where})"
         )
+        words = found.numbers[found.numbers["max_abs"].isna()].set_index("column")["changed"]
+        said = [f"{name}: {n} of {len(new.frame)} rows differ" for name, n in words.items() if n]
+        said += ["every verdict is the same"] if words.get("verdict") == 0 else []
+        about = "\n".join([about, *said, *_made_elsewhere(found.fields)])
     else:
         about = f"did not reproduce run {old.id}:\n{found}"
     return Rerun(new, found.same, found.max_difference, about)
+
+
+def _made_elsewhere(fields: pd.DataFrame) -> list[str]:
+    """Versions that differ; of older records the processor is not known."""
+    versions = fields[fields["field"].str.startswith("versions.") & fields["a"].notna()]
+    return [
+        f"{row['field'].removeprefix('versions.')}: {row['a']}, now {row['b']}"
+        for row in versions.to_dict("records")
+    ]
 
 
 # --- published claims ----------------------------------------------------------------------------

@@ -44,6 +44,8 @@ def test_versions_name_what_decides_numbers() -> None:
     assert found["transformers"] == transformers.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "probe-workbench" in found
+    assert found["processor"].endswith(f", {torch.backends.cpu.get_cpu_capability()}")
+    assert not found["processor"].startswith(",")
 
 
 def test_the_commit_is_that_of_the_source() -> None:

@@ -176,6 +176,9 @@ def test_rerun_measures_again_and_compares(folder: Path, monkeypatch: pytest.Mon
     differs = probe.rerun(done.folder / FINDINGS)
     assert not differs.same
     assert differs.difference == pytest.approx(0.02)
+    assert "each: 1 of 1 rows differ\nevery verdict is the same" in differs.about
+    (folder / "coins.py").write_text(SCRIPT.replace("0.01", "0.2"))
+    assert "verdict: 1 of 1 rows differ" in probe.rerun(done.folder / FINDINGS).about
     (folder / "coins.py").write_text("1 / 0  # @probe.study(")
     with pytest.raises(RunError, match="coins failed"):
         probe.rerun(done.folder / FINDINGS)

@@ -102,14 +102,35 @@ def of_call(
 
 @lru_cache
 def versions() -> dict[str, str]:
-    """Python and the packages that decide numbers."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """What decides numbers: Python, the machine, and the packages."""
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+    }
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """Its name, and the instructions that torch uses there.
+
+    Another one rounds in another order: of a forward pass the last digits differ, of a training
+    everything.
+    """
+    import torch
+
+    listed = Path("/proc/cpuinfo")
+    text = listed.read_text("utf-8", "replace") if listed.is_file() else ""
+    about = dict(re.findall(r"^(model name|model)\s*:\s*(.+)$", text, re.M))
+    # On rented machines the name alone may say no more than the make.
+    named = "{model name}, model {model}".format_map(about) if len(about) == 2 else ""
+    name = named or platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @lru_cache
