@@ -161,6 +161,7 @@ def test_a_list_names_damaged_runs_beside_whole_ones(name: str, root: Path) -> N
     damage(save(result_of(run_id="20260101-120000-badbad"), root))
     save(result_of(run_id="20260103-120000-aaaaaa"), root)
     (root / "notes.txt").write_text("not a run")
+    (root / "tiny" / "attn-only-1l-0").mkdir(parents=True)  # where studies keep their trainings
     listed = list_runs(root).set_index("id")
     assert listed.index.tolist() == ["20260101-120000-badbad", "20260103-120000-aaaaaa"]
     assert pd.Series(listed["problem"]).str.contains(said).tolist() == [True, False]

@@ -200,9 +200,14 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _folders(root: Path) -> list[Path]:
+    """Of runs, whole or damaged; trainings, stores and dictionaries may lie beside them."""
     if not root.is_dir():
         return []
-    return [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [
+        path
+        for path in root.iterdir()
+        if not path.name.startswith(".") and ((path / RESULT).is_file() or (path / FRAME).is_file())
+    ]
 
 
 def _age(folder: Path) -> tuple[str, int]:
