@@ -35,6 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {
         "resamples": 2,
         "size": 0.5,
     },
+    "edge_patching": {"receivers": ["a1.h0<q>", "m1", "logits"]},
     "feature_activations": {"dictionary": "toy"},
     "feature_attribution": {"dictionary": "toy", "top": 4, "random": 2},
     "feature_circuit": {"dictionaries": ["toy.0", "toy.1"], "top": 3},
@@ -43,7 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "das": {"steps": 1, "layers": [1]},
     "erasure": {"rounds": 1},
     "sparse_probe": {"k": [1], "layers": [1]},
-    "robustness": {"seeds": 0},
+    "robustness": {"seeds": 0, "metrics": ["logit_diff", "prob"]},
 }
 """Options without which a method says nothing of two prompts of ``ioi``, or says it slowly."""
 

@@ -25,6 +25,7 @@ def test_import_probe_brings_none_of_the_heavy_libraries() -> None:
     assert imported("import probe") == set()
 
 
+@pytest.mark.slow  # an interpreter is started and loads torch
 def test_the_check_can_fail() -> None:
     assert {"pandas", "torch"} <= imported("import probe; probe.Result")
 
@@ -105,6 +106,7 @@ def test_the_contracts_hold(copy: Path) -> None:
     assert "0 broken" in done.stdout
 
 
+@pytest.mark.slow  # `make check` asks the contracts themselves; here each is broken in turn
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [

@@ -209,6 +209,7 @@ def test_a_rename_that_fails_leaves_nothing(root: Path, monkeypatch: pytest.Monk
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.slow  # an interpreter each
 @pytest.mark.parametrize("step", ["_sha256", "_sync"])
 def test_a_killed_save_leaves_no_run(step: str, root: Path) -> None:
     """The process dies with the table written, and then with all of it written but the rename."""
