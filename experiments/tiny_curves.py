@@ -1,7 +1,8 @@
 """Tiny models along their training: loss, in-context learning, prefix matching, and their curves.
 
 In-context learning (ICL) is the loss late in the context less the loss early in it, each a mean
-over the positions around. A curve has a row for each checkpoint that was measured.
+over the positions around. A curve has a row for each checkpoint. They are fifty steps apart; read
+every hundred, a window is two or three of them long, and heads form "at its last" from most seeds.
 """
 
 import hashlib
@@ -16,8 +17,8 @@ from tiny_runs import prefix_matching, prefix_tokens, token_losses, trained_fold
 import probe
 
 EARLY, LATE, AROUND = 50, 244, 8
-EVERY = 100
-"""Steps between the checkpoints that are measured, after the first hundred."""
+SLOPE = 100
+"""Steps between the losses whose slope is taken, evenly spaced and not so close as to be noise."""
 
 
 def follow(
@@ -33,9 +34,6 @@ def follow(
         return pd.read_parquet(kept)
     curve, tokens = [], prefix_tokens(rows.train)
     for folder in sorted(done.parent.glob("step-*")):
-        step = int(folder.name.removeprefix("step-"))
-        if step > EVERY and step % EVERY:
-            continue
         model = probe.load_model(folder)
         losses = token_losses(model, text)
         scores = prefix_matching(model, tokens)
@@ -43,7 +41,7 @@ def follow(
             {
                 "model": name,
                 "seed": seed,
-                "step": step,
+                "step": int(folder.name.removeprefix("step-")),
                 "loss": losses.mean().item(),
                 "icl": icl(losses),
                 "induction": scores.max().item(),
@@ -102,9 +100,9 @@ def outside(step: int, begin: int, end: int) -> float:
 def steepens(curve: pd.DataFrame, begin: int, end: int) -> bool:
     """Whether the loss falls at least 20 % faster somewhere inside the window than just before.
 
-    Slopes a step, of the loss smoothed over three checkpoints, where these are evenly spaced.
+    Slopes a step, of the loss every hundred steps, smoothed over three of them.
     """
-    late = curve[(curve.step >= EVERY) & (curve.step % EVERY == 0)]
+    late = curve[(curve.step >= SLOPE) & (curve.step % SLOPE == 0)]
     if len(late) < 2:
         return False
     slope = -np.gradient(late.loss.rolling(3, center=True, min_periods=1).mean(), late.step)
