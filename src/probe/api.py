@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from probe.core import provenance
 from probe.core.dictionary import Shelf
@@ -368,27 +368,22 @@ def rerun(run: "Result | str | Path", *, model: Model | None = None) -> Rerun:
         with tempfile.TemporaryDirectory() as folder:
             return _compare(old, reproducing.again(old, Path(folder)))
     if record.method == COMPARING_WEIGHTS:
-        asked = record.passed
-        named = {name: WeightVector.recorded(terms) for name, terms in asked["vectors"].items()}
-        new = compare_weight_vectors(named, measure=asked["measure"], by=asked["by"])
+        vectors, measure, by = (
+            record.said("passed", name) for name in ("vectors", "measure", "by")
+        )
+        named = {name: WeightVector.recorded(terms) for name, terms in vectors.items()}
+        new = compare_weight_vectors(named, measure=measure, by=by)
         return _compare(old, new)
     loaded = model or _model_of(record)
-    if loaded.spec.model_dump()["weight_hash"] != record.model["weight_hash"]:
+    if loaded.spec.model_dump()["weight_hash"] != record.said("model", "weight_hash"):
         raise RunError(
-            f"{record.model['name']} has other weights now than in run {old.id}",
+            f"{record.said('model', 'name')} has other weights now than in run {old.id}",
             expected=f"weight hash {record.model['weight_hash']}",
             remedy="load the revision in the record",
         )
     options = {**record.defaulted, **record.passed}
-    prompts = record.task.get("prompts")
-    encoded = None
-    if prompts:
-        task = Task(
-            record.task["name"],
-            tuple(Prompt.model_validate(p) for p in prompts),
-            seed=record.task["seed"],
-        )
-        encoded = task.encode(loaded)
+    task = _task_of(record)
+    encoded = task.encode(loaded) if task else None
     new = run_again(record.method, loaded, encoded, options, passed=set(record.passed))
     return _compare(old, new)
 
@@ -408,15 +403,29 @@ def run_again(
 
 
 def _model_of(record: provenance.Provenance) -> Model:
-    spec = record.model
-    if spec["source"] == "object":
+    parts = ("source", "name", "location", "revision", "dtype", "bos_asked")
+    source, name, location, revision, dtype, bos = (record.said("model", part) for part in parts)
+    if source == "object":
         raise RunError(
-            f"run {record.run_id} used a model object ({spec['name']}), which has no name to "
-            "load it by",
+            f"run {record.run_id} used a model object ({name}), which has no name to load it by",
             remedy="probe.rerun(id, model=...)",
         )
-    name = spec["location"] if spec["source"] in ("folder", "hub") else spec["name"]
-    return load_model(name, revision=spec["revision"], dtype=spec["dtype"], bos=spec["bos_asked"])
+    where = location if source in ("folder", "hub") else name
+    return load_model(where, revision=revision, dtype=dtype, bos=bos)
+
+
+def _task_of(record: provenance.Provenance) -> Task | None:
+    prompts = record.task.get("prompts")
+    if not prompts:
+        return None
+    try:
+        read = tuple(Prompt.model_validate(one) for one in prompts)
+    except ValidationError as error:
+        raise RunError(
+            f"the record of run {record.run_id} holds prompts that are none: {error}",
+            expected="a record as it was saved",
+        ) from None
+    return Task(record.said("task", "name"), read, seed=record.said("task", "seed"))
 
 
 def _compare(old: Result, new: Result) -> Rerun:
@@ -438,12 +447,13 @@ def _compare(old: Result, new: Result) -> Rerun:
 
 
 def _made_elsewhere(fields: pd.DataFrame) -> list[str]:
-    """Versions that differ; of older records the processor is not known."""
-    versions = fields[fields["field"].str.startswith("versions.") & fields["a"].notna()]
-    return [
-        f"{row['field'].removeprefix('versions.')}: {row['a']}, now {row['b']}"
-        for row in versions.to_dict("records")
-    ]
+    """Options, script and versions that differ; of older records the processor is not known."""
+    rows = fields[fields["a"].notna()].to_dict("records")
+    said = []
+    for kind, about in (("options.", "option "), ("task.hash", "script"), ("versions.", "")):
+        mine = [row for row in rows if row["field"].startswith(kind)]
+        said += [f"{about}{r['field'].removeprefix(kind)}: {r['a']}, now {r['b']}" for r in mine]
+    return said
 
 
 # --- published claims ----------------------------------------------------------------------------

@@ -189,6 +189,57 @@ def test_a_run_with_options_given_by_hand_cannot_be_run_again() -> None:
         probe.rerun(made_up.run({"n": 1}).findings)
 
 
+def test_a_record_does_not_choose_what_is_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setattr(reproduce, "experiments", lambda: here)
+    monkeypatch.setattr(reproduce, "_run", lambda *_: pytest.fail("it ran"))
+    findings = made_up.run("quick").findings
+    for name in ("../coins", str(folder / "coins"), "made_up", 3):
+        findings.provenance.task["name"] = name
+        with pytest.raises(RunError, match="which is no study here"):
+            probe.rerun(findings)
+    del findings.provenance.task["name"]
+    with pytest.raises(RunError, match='does not say "name" of its task'):
+        probe.rerun(findings)
+
+
+@pytest.mark.parametrize("title", ["", "Line of x"])
+def test_a_rerun_of_an_exhibit_compares_that_exhibit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: str
+) -> None:
+    outcome = made_up.run("quick")
+    place = outcome.save(tmp_path / "made_up")
+    monkeypatch.setattr(reproduce, "studies", lambda _: {"made_up": ""})
+    monkeypatch.setattr(
+        reproduce, "_run", lambda *_, **how: reproduce.Reproduced("made_up", place, "")
+    )
+    old = outcome.exhibits[title] if title else outcome.findings
+    again = probe.rerun(old)
+    assert again.same
+    assert list(again.result.frame) == list(old.frame)
+    lost = replace(old, view=old.view.model_copy(update={"title": "Line of y"}))
+    with pytest.raises(RunError, match='no table called "Line of y"'):
+        probe.rerun(lost)
+
+
+def test_what_was_asked_otherwise_is_told_of_a_rerun_that_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = made_up.run("quick"), made_up.run({"n": 2})
+    monkeypatch.setattr(reproduce, "studies", lambda _: {"made_up": ""})
+    place = new.save(tmp_path / "made_up")
+    monkeypatch.setattr(
+        reproduce, "_run", lambda *_, **how: reproduce.Reproduced("made_up", place, "")
+    )
+    old.findings.provenance.task["hash"] = "of another text"
+    about = probe.rerun(old.findings).about
+    assert "option n: 1, now 2" in about
+    assert f"script: of another text, now {made_up.hash}" in about
+
+
 def test_no_study_of_that_name(folder: Path) -> None:
     with pytest.raises(OptionError, match='no study "coin"'):
         reproduce.reproduce(["coin"], folder=folder)

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 import probe.core.model as core_model
+from probe.core.errors import RunError
 
 _PACKAGES = ("probe-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
 
@@ -43,6 +44,21 @@ class Provenance(BaseModel):
     wall_seconds: float = 0.0
     peak_bytes: int = Field(default=0, description="Largest memory of the process so far")
     notes: list[str] = Field(default_factory=list, description="Fallbacks taken, things to know")
+
+    def said(self, part: str, name: str) -> Any:
+        """An entry of ``passed``, ``model`` or ``task`` that making the run again needs.
+
+        Raises:
+            RunError: It is not there: somebody edited the record.
+        """
+        found = getattr(self, part)
+        if name not in found:
+            raise RunError(
+                f'the record of run {self.run_id} does not say "{name}" of its {part}',
+                expected="a record as it was saved",
+                remedy="copy the run again, or run the method again",
+            )
+        return found[name]
 
 
 def new_run_id() -> str:

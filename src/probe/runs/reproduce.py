@@ -13,7 +13,7 @@ from probe.core.errors import OptionError, RunError, nearest
 from probe.core.result import Result
 from probe.runs import store
 from probe.runs.report import kept_in, write_report
-from probe.runs.study import FINDINGS
+from probe.runs.study import FINDINGS, SIZES
 
 _DECORATOR = "@probe.study("
 
@@ -108,26 +108,40 @@ def reproduce(
 
 
 def again(old: Result, out: Path) -> Result:
-    """A study's findings from its record, measured again by the script as it is now.
+    """One table of a study, from its record, measured again by the script as it is now.
 
     Args:
-        old: The findings.
+        old: The findings, or an exhibit.
         out: Where the new results go.
 
     Raises:
-        RunError: The record is of options given by hand, or the script fails.
+        RunError: The record names no study of this clone, or is of options given by hand; the
+            script fails, or makes no such table.
     """
-    passed, name = old.provenance.passed, old.provenance.task["name"]
-    if passed["size"] not in ("full", "quick"):
+    record = old.provenance
+    size, seed, name = record.said("passed", "size"), record.seed or 0, record.said("task", "name")
+    if size not in SIZES:
         raise RunError(
             f"run {old.id} of {name} was made with options given by hand",
             expected="a run of size full or quick",
         )
-    quick, threads = passed["size"] == "quick", old.provenance.threads
-    done = _run(out / name, experiments(), name, quick, passed["seed"], threads=threads, quiet=True)
+    folder = experiments()
+    known = studies(folder)
+    if name not in known:  # a record may come from anywhere: it does not choose what is run
+        raise RunError(
+            f'run {old.id} is of "{name}", which is no study here', remedy=nearest(str(name), known)
+        )
+    done = _run(out / name, folder, name, size == "quick", seed, threads=record.threads, quiet=True)
     if done.folder is None:
         raise RunError(f"{name} failed:\n{done.said}")
-    return store.load(done.folder / FINDINGS)
+    for table in sorted(path for path in done.folder.iterdir()):
+        new = store.load(table)
+        if new.view.title == old.view.title:
+            return new
+    raise RunError(
+        f'{name} makes no table called "{old.view.title}" now',
+        remedy=f"probe reproduce {name}, and see what it makes",
+    )
 
 
 def _run(
