@@ -257,6 +257,31 @@ def test_a_run_cut_short_before_a_field_was_new_goes_on(rows: Rows, tmp_path: Pa
     assert done == [2]
 
 
+def test_a_run_that_goes_on_with_other_versions_says_so(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="was stopped after step 1"):
+        run(rows, tmp_path, report=lambda *about: False)
+    card = tmp_path / "training.json"
+    record = json.loads(card.read_text("utf-8"))
+    card.write_text(json.dumps(record | {"versions": {"torch": "1.0"}}), "utf-8")
+    with pytest.warns(probe.ProbeWarning, match="begun with torch 1.0, now "):
+        run(rows, tmp_path)
+    run(rows, tmp_path)  # which is done: nothing is mixed
+
+
+@pytest.mark.parametrize("name", ["training.json", "state.safetensors"])
+def test_a_damaged_training_is_named(rows: Rows, tmp_path: Path, name: str) -> None:
+    run(rows, tmp_path, steps=1)
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(ModelError, match=f"training in {tmp_path} is damaged"):
+        run(rows, tmp_path, steps=1)
+
+
+def test_a_training_that_cannot_be_kept_says_why(rows: Rows, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="cannot train in .*Not a directory"):
+        run(rows, tmp_path / "file" / "run", steps=1)
+
+
 @pytest.mark.parametrize("name", tiny.shipped())
 def test_shipped_models_are_of_their_recipe(name: str) -> None:
     record = json.loads((tiny.folder(name) / "training.json").read_text("utf-8"))
@@ -297,6 +322,20 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(OptionError, match='there is no recipe "attn-only-3l"\n.*attn-only-2l'):
         recipe("attn-only-3l")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stepz": 3}, 'no "stepz"\n.*"steps"'),
+        ({"steps": 0}, "steps=0: .*greater"),
+        ({"steps": "x"}, "steps='x'"),
+        ({"positions": "alibi"}, "'rotary' or 'learned'"),
+    ],
+)
+def test_a_field_no_recipe_has_and_a_value_it_cannot_have(changes: Any, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        recipe("attn-only-2l", **changes)
 
 
 # --- text ----------------------------------------------------------------------------------------

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from probe.core.errors import OptionError, nearest
 
 
-class Recipe(BaseModel, frozen=True):
+class Recipe(BaseModel, frozen=True, extra="forbid"):
     """Everything but the seed and the text that decides what a tiny model becomes."""
 
     n_layers: int = Field(ge=0, le=12, description="Blocks")
@@ -92,11 +92,20 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """The recipe of that name, with changes.
 
     Raises:
-        OptionError: An unknown name.
+        OptionError: An unknown name, field or value.
 
     >>> recipe("attn-only-2l", steps=10).n_tokens
     20480
     """
     if name not in RECIPES:
         raise OptionError(f'there is no recipe "{name}"', remedy=nearest(name, RECIPES))
-    return Recipe.model_validate(RECIPES[name].model_dump() | changes)
+    if unknown := changes.keys() - Recipe.model_fields:
+        raise OptionError(
+            f'a recipe has no "{min(unknown)}"', remedy=nearest(min(unknown), Recipe.model_fields)
+        )
+    try:
+        return Recipe.model_validate(RECIPES[name].model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise OptionError(f"{field}={first['input']!r}: {first['msg']}") from None

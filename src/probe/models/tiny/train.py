@@ -18,6 +18,7 @@ import json
 import math
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +26,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probe.core.errors import ModelError, OptionError
+from probe.core.errors import ModelError, OptionError, ProbeWarning
 from probe.core.progress import Report, progress_bar
 from probe.core.provenance import versions
 from probe.models.tiny.architecture import TinyConfig, TinyForCausalLM
@@ -218,21 +220,48 @@ class _Run:
 
     def resume(self) -> int:
         """Take up a run that was cut short; the step to go on with."""
+        try:
+            made = self._claim()
+            if not (self.out / _STATE).is_file():
+                return 0
+            done = self._take_up(load_file(self.out / _STATE))
+        except OSError as error:
+            raise ModelError(
+                f"cannot train in {self.out}: {error}", remedy="a folder that can be written to"
+            ) from None
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"the training in {self.out} is damaged: {error}",
+                remedy="another folder, or remove this one to train again",
+            ) from None
+        other = [f"{k} {made[k]}, now {v}" for k, v in versions().items() if made.get(k, v) != v]
+        if other and done < self.recipe.steps:
+            warnings.warn(
+                f"the training in {self.out} was begun with {'; '.join(other)}: it goes on, but to "
+                "other bits than in one piece",
+                ProbeWarning,
+                stacklevel=2,
+            )
+        return done
+
+    def _claim(self) -> dict[str, str]:
+        """Make the folder this run's, or see that it is; the versions it was begun with."""
         card = self.out / "training.json"
         if not card.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
             about = json.dumps({**self.record, "versions": versions()}, indent=1) + "\n"
             _write(card, lambda part: part.write_text(about, "utf-8"))
         found = json.loads(card.read_text("utf-8"))
-        found["recipe"] = completed(found.get("recipe", {}))
+        found["recipe"] = completed(found["recipe"])
         if differing := [key for key in self.record if found.get(key) != self.record[key]]:
             raise ModelError(
                 f"{self.out} holds a run with another {', '.join(differing)}",
                 expected="an empty folder, or the same run cut short",
             )
-        if not (self.out / _STATE).is_file():
-            return 0
-        saved = load_file(self.out / _STATE)
+        return found["versions"]
+
+    def _take_up(self, saved: dict[str, Tensor]) -> int:
+        """Weights, moments and losses as they were saved; how many steps are done."""
         self.losses = saved["losses"]
         for name, weight in self.hf.named_parameters():
             weight.data.copy_(saved.pop(f"weight.{name}"))
