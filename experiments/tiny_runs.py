@@ -33,8 +33,13 @@ def trained_folder(name: str, rows: Any, seed: int, changes: dict[str, Any]) -> 
 def models(name: str, rows: Any, seeds: range, changes: dict[str, Any] | None) -> list[Any]:
     """Trained here, a seed each; or, without changes to make, those that come with Probe."""
     if changes is None:
-        shipped = [one for one in probe.models() if one.split("-seed")[0] == name]
-        return [probe.load_model(one) for one in shipped[: len(seeds)]]
+        shipped = {seed: name + (f"-seed{seed}" if seed else "") for seed in seeds}
+        if absent := [seed for seed, one in shipped.items() if one not in probe.models()]:
+            raise probe.OptionError(
+                f"no {name} of seed {absent[0]} comes with Probe",
+                expected="the small size from seed 0, or the full size, which trains its own",
+            )
+        return [probe.load_model(one) for one in shipped.values()]
     return [probe.load_model(trained_folder(name, rows, seed, changes)) for seed in seeds]
 
 
