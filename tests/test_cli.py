@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -149,6 +150,17 @@ def test_runs_diff_and_rerun(run: Cli) -> None:
     assert f"every number the same as in run {first}" in again.out
 
 
+def test_a_run_by_its_folder_and_a_study_by_its(run: Cli, tmp_path: Path) -> None:
+    run("run", "next_token", *TOY, "--prompt", PROMPT)
+    made = Path(os.environ["PROBE_RUNS"]) / probe.load_result("last").id
+    shutil.copytree(made, tmp_path / "study" / "findings")
+    for folder in (made, tmp_path / "study" / "findings", tmp_path / "study"):
+        said = run("show", str(folder))
+        assert said.code == 0
+        assert made.name in said.out
+    assert run("diff", str(made), str(tmp_path / "study")).code == 0
+
+
 def test_a_rerun_that_differs_exits_with_1(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     run("run", "logit_lens", *TOY, "--prompt", PROMPT)
     differs = probe.api.Rerun(probe.load_result("last"), False, 0.5, "numbers differ by 0.5")
@@ -190,8 +202,9 @@ def test_studies_are_listed_and_one_that_fails_makes_the_status_1(
     assert failed.code == 1
     assert "SyntaxError" in failed.out
     assert "FAILED" in failed.out
-    written = run("reproduce", "--report", "--quick")
-    assert f"wrote {tmp_path / 'REPORT-quick.md'}" in written.out
+    assert "no saved results" in run("reproduce", "--report", "--quick").err
+    monkeypatch.setattr(probe, "write_report", lambda *, quick: f"REPORT, quick {quick}")
+    assert "wrote REPORT, quick True" in run("reproduce", "--report", "--quick").out
 
 
 @pytest.mark.slow
@@ -289,7 +302,13 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "n": (["run", "logit_lens", *TOY, "--task", "ioi", "--n", "0"], ["n=0", "at least one"]),
     "show": (["show", "nope"], ['there is no run "nope"']),
-    "show's path": (["show", "../../etc"], ["is not a run id"]),
+    "show's path": (["show", "../../nowhere"], ["there is no folder ../../nowhere"]),
+    "show's word": (["show", ".."], ["has no result.json"]),
+    "rerun of nothing": (["rerun", ""], ["'' is not a run id"]),
+    "rows": (["show", "--rows", "-2"], ["Invalid value for '--rows'"]),
+    "seed": (["reproduce", "packing", "--seed", "-1"], ["Invalid value for '--seed'"]),
+    "jobs": (["reproduce", "packing", "--jobs", "0"], ["Invalid value for '--jobs'"]),
+    "some and all": (["reproduce", "packing", "--all"], ["packing and --all"]),
     "rerun": (["rerun", "nope"], ['there is no run "nope"']),
     "diff": (["diff", "a", "b"], ['there is no run "a"']),
     "corpus": (

@@ -29,6 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+RunName = Annotated[
+    str, typer.Argument(help='A run id, its beginning, "last", or the folder of a result')
+]
 _LISTS = ("methods", "tasks", "models", "metrics", "training")
 app.add_typer(cli_dictionaries.app)
 
@@ -93,7 +96,7 @@ def run(
     n: Annotated[int | None, typer.Option(help="Prompts of a built-in task")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of a built-in task")] = None,
     save: Annotated[bool, typer.Option(help="Keep the result under the runs directory")] = True,
-    rows: Annotated[int, typer.Option(help="Rows to print")] = 20,
+    rows: Annotated[int, typer.Option(min=0, help="Rows to print")] = 20,
 ) -> None:
     """Run a method; its own options follow, as --option value."""
     import probe
@@ -119,14 +122,14 @@ def run(
 
 @app.command()
 def show(
-    run_id: Annotated[str, typer.Argument(help='A run id, its beginning, or "last"')] = "last",
-    rows: Annotated[int, typer.Option(help="Rows to print")] = 20,
+    run_id: RunName = "last",
+    rows: Annotated[int, typer.Option(min=0, help="Rows to print")] = 20,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page here")] = None,
 ) -> None:
     """Show a saved run: its table, and how it came to be."""
     import probe
 
-    result = probe.load_result(run_id)
+    result = probe.load_result(_run(run_id))
     show_result(result, rows)
     record = result.provenance
     print_rows(
@@ -153,24 +156,22 @@ def runs() -> None:
 
 
 @app.command()
-def diff(a: str, b: str) -> None:
+def diff(a: RunName, b: RunName) -> None:
     """Say what differs between two saved runs."""
     import probe
 
-    stdout.print(escape(printable(str(probe.diff(a, b)))), highlight=False)
+    stdout.print(escape(printable(str(probe.diff(_run(a), _run(b))))), highlight=False)
 
 
 @app.command()
 def rerun(
-    run_id: Annotated[
-        str, typer.Argument(help='A run id, its beginning, "last", or the folder of a result')
-    ] = "last",
+    run_id: RunName = "last",
 ) -> None:
     """Run a saved run again and compare the numbers; exit status 1 where they differ."""
     import probe
 
     with stderr.status("running again"):
-        again = probe.rerun(Path(run_id) if Path(run_id).is_dir() else run_id)
+        again = probe.rerun(_run(run_id))
     stdout.print(escape(again.about), highlight=False)
     if not again.same:
         raise typer.Exit(1)
@@ -181,8 +182,12 @@ def reproduce(
     names: Annotated[list[str] | None, typer.Argument(help="Studies; without any, a list")] = None,
     every: Annotated[bool, typer.Option("--all", help="All studies")] = False,
     quick: Annotated[bool, typer.Option(help="Small sizes, kept apart from the full ones")] = False,
-    seed: Annotated[int, typer.Option(help="The first seed; other than 0 is kept apart")] = 0,
-    jobs: Annotated[int, typer.Option(help="How many run side by side, on one thread each")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The first seed; other than 0 is kept apart")
+    ] = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many run side by side, on one thread each")
+    ] = 1,
     report: Annotated[bool, typer.Option(help="Only write the report from what is saved")] = False,
 ) -> None:
     """Measure published claims again; exit status 1 if a study fails to run."""
@@ -191,6 +196,8 @@ def reproduce(
     if report:
         stdout.print(f"wrote {probe.write_report(quick=quick)}")
         return
+    if names and every:
+        raise OptionError(f"{' '.join(names)} and --all", expected="some studies, or all")
     if not names and not every:
         print_rows(("study", "about"), list(probe.studies().items()))
         return
@@ -274,6 +281,18 @@ def explore(
     command += [f"--server.port={port}", "--server.address=127.0.0.1"]
     command += ["--browser.gatherUsageStats=false"]
     raise typer.Exit(subprocess.run(command, check=False, cwd=page.parents[1]).returncode)
+
+
+def _run(word: str) -> str | Path:
+    """A run by its id; or by its folder, where that of a study stands for its findings."""
+    from probe.runs.study import FINDINGS
+
+    folder = Path(word)
+    if word and folder.is_dir():
+        return folder / FINDINGS if (folder / FINDINGS).is_dir() else folder
+    if len(folder.parts) > 1:
+        raise RunError(f"there is no folder {word}", remedy="probe runs, which lists the runs")
+    return word
 
 
 def _task(name: str | None, drawn: dict[str, int]) -> Any:

@@ -1,6 +1,8 @@
 """A study from its script to the report: run, keep, compare, tell."""
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +245,48 @@ def test_what_was_asked_otherwise_is_told_of_a_rerun_that_differs(
 def test_no_study_of_that_name(folder: Path) -> None:
     with pytest.raises(OptionError, match='no study "coin"'):
         reproduce.reproduce(["coin"], folder=folder)
+
+
+def test_no_such_seed_and_no_such_number_of_jobs(folder: Path) -> None:
+    with pytest.raises(OptionError, match="seed=-1"):
+        reproduce.reproduce(["coins"], seed=-1, folder=folder)
+    with pytest.raises(OptionError, match="jobs=0"):
+        reproduce.reproduce(["coins"], jobs=0, folder=folder)
+
+
+def test_results_that_cannot_be_kept_are_noticed_before_measuring(folder: Path) -> None:
+    (folder / "results").mkdir()
+    (folder / "results" / "quick").write_text("a file")
+    with pytest.raises(RunError, match="cannot be kept in .*File exists"):
+        reproduce.reproduce(["coins"], quick=True, folder=folder)
+
+
+def test_a_scripts_own_command_line_says_what_is_wrong(folder: Path) -> None:
+    (folder / "taken").write_text("a file")
+    done = subprocess.run(
+        [sys.executable, "coins.py", "--out", "taken"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: results cannot be kept in taken: taken is a file\n")
+    assert done.stdout == ""  # nothing was measured
+
+
+def test_a_report_of_nothing_leaves_what_is_there(folder: Path) -> None:
+    (folder / "REPORT.md").write_text("of old")
+    with pytest.raises(RunError, match="no saved results in .*\n.*\n.*reproduce --all"):
+        write_report(folder, "full")
+    assert (folder / "REPORT.md").read_text() == "of old"
+
+
+def test_the_page_tells_of_what_failed_and_of_what_is_damaged(folder: Path) -> None:
+    made_up.run("quick").save(folder / "results" / "quick" / "made_up")
+    (folder / "results" / "quick" / "broken" / FINDINGS).mkdir(parents=True)
+    text = write_report(folder, "quick", failed=["coins"]).read_text("utf-8")
+    assert "**coins failed when it was run last" in text
+    assert "**broken cannot be read: " in text
+    assert "## made_up" in text
+    assert "Small sizes" in text
 
 
 def test_an_installation_without_experiments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from probe.core.errors import RunError
 from probe.core.result import Result
 from probe.runs import store
 from probe.runs.study import FINDINGS, SIZES
@@ -18,13 +19,20 @@ _ABOUT = """\
 Claims of published work, measured again. Each row has the published figure with its source and how
 well it is attested (read: in the source; second-hand: in notes on it; memory: not looked up;
 derived: arithmetic from formulas of the source; measured: by us, before the rule was written); our
-number with its 95 % bootstrap interval; and the verdict of a rule that was fixed before measuring.
+number with its 95 % bootstrap interval (over few seeds that is about their range: of three it holds
+the true median three times in four, of five fifteen times in sixteen); and the verdict of a rule
+that was fixed before measuring.
 *Reproduced* needs the median and its whole interval on the right side of the line, and at least
 three seeds where training is ours (five for toys); else *partly* or *not reproduced*. A miss stands
 as a miss: no line was moved, nothing was tuned until it matched; where a setup was changed after a
 first measurement, a note says so. Hours are those of the run that made the findings; trainings that
 it found made already are not in them. Trainings repeat to the bit on one kind of processor; another
-rounds otherwise, which by the end is as much as another seed.
+rounds otherwise, which by the end is as much as another seed. SmolLM2 is SmolLM2-135M-Instruct, its
+weights rounded to four bits (Q4_1).
+"""
+_QUICK = """\
+**Small sizes**: fewer seeds, steps and examples than the rules were made for. This page shows that
+the studies run; the verdicts that count are those of the full size.
 """
 
 
@@ -37,44 +45,80 @@ def kept_in(folder: Path, size: str, seed: int = 0) -> Path:
     return folder / "results" / (f"{size}-seed-{seed}" if seed else size)
 
 
-def write_report(folder: Path, size: str) -> Path:
+def write_report(folder: Path, size: str, failed: Sequence[str] = ()) -> Path:
     """Write ``REPORT.md``, or ``REPORT-quick.md``, in the folder of experiments.
 
     Args:
         folder: Of the experiments.
         size: ``full`` or ``quick``.
+        failed: Studies that were just tried in vain; the page says so.
+
+    Raises:
+        RunError: No results are saved, or the page cannot be written.
     """
     assert size in SIZES
-    results = {_name(one): one for one in _saved(kept_in(folder, size))}
+    where = kept_in(folder, size)
+    problems = [
+        f"{name} failed when it was run last; what is told of it is older, if it is told at all."
+        for name in failed
+    ]
+    results = {_name(one): one for one in _saved(where, problems)}
     others = [
         one
-        for where in sorted((folder / "results").glob(f"{size}-seed-*"))
-        for one in _saved(where)
+        for other in sorted((folder / "results").glob(f"{size}-seed-*"))
+        for one in _saved(other, problems)
     ]
+    if not results and not others:
+        raise RunError(
+            f"there are no saved results in {where}",
+            expected="findings to report",
+            remedy=_command(size),
+        )
     target = folder / ("REPORT.md" if size == "full" else "REPORT-quick.md")
     partial = target.with_suffix(".partial")
-    partial.write_text(report(results, size, others), "utf-8")
-    partial.rename(target)
+    try:
+        partial.write_text(report(results, size, others, problems), "utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error}") from None
     return target
 
 
-def _saved(where: Path) -> list[Result]:
-    """The findings of each study kept there."""
-    folders = (path for path in sorted(where.glob("[!.]*")) if path.is_dir())
-    return [store.load(path / FINDINGS) for path in folders]
+def _saved(where: Path, problems: list[str]) -> list[Result]:
+    """The findings of each study kept there; what is damaged is added to the problems."""
+    found = []
+    for path in sorted(where.glob("[!.]*")):
+        if path.is_dir():
+            try:
+                found.append(store.load(path / FINDINGS))
+            except RunError as error:
+                problems.append(f"{path.name} cannot be read: {error.what}")
+    return found
 
 
-def report(results: dict[str, Result], size: str, others: Sequence[Result] = ()) -> str:
+def _command(size: str) -> str:
+    return "probe reproduce --all" + (" --quick" if size == "quick" else "")
+
+
+def report(
+    results: dict[str, Result],
+    size: str,
+    others: Sequence[Result] = (),
+    problems: Sequence[str] = (),
+) -> str:
     """The page.
 
     Args:
         results: By name of study.
         size: ``full`` or ``quick``.
         others: The same studies from other seeds.
+        problems: Sentences on what is missing.
     """
-    command = "probe reproduce --all" + (" --quick" if size == "quick" else "")
+    again = "probe reproduce --report" + (" --quick" if size == "quick" else "")
     parts = [f"# Published claims, measured again ({size} size)\n", _ABOUT]
-    parts.append(f"Made by `{command}`; `probe reproduce --report` writes it from what is saved.\n")
+    parts += [_QUICK] if size == "quick" else []
+    parts.append(f"Made by `{_command(size)}`; `{again}` writes it from what is saved.\n")
+    parts += [f"**{_cell(problem)}**\n" for problem in problems]
     parts.append(_overview(results))
     known = [(results[name], one) for one in others if (name := _name(one)) in results]
     if known:

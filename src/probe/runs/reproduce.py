@@ -13,7 +13,7 @@ from probe.core.errors import OptionError, RunError, nearest
 from probe.core.result import Result
 from probe.runs import store
 from probe.runs.report import kept_in, write_report
-from probe.runs.study import FINDINGS, SIZES
+from probe.runs.study import FINDINGS, SIZES, make_room
 
 _DECORATOR = "@probe.study("
 
@@ -86,9 +86,13 @@ def reproduce(
         folder: Of the experiments; by default those of this clone.
 
     Raises:
-        OptionError: There is no such study.
-        RunError: There is no folder of experiments.
+        OptionError: There is no such study, a negative seed, or no jobs.
+        RunError: There is no folder of experiments, or it cannot be written to.
     """
+    if seed < 0 or jobs < 1:
+        raise OptionError(
+            f"seed={seed}, jobs={jobs}", expected="a seed from 0 on, and a job or more"
+        )
     folder = folder or experiments()
     known = studies(folder)
     for name in names:
@@ -102,8 +106,10 @@ def reproduce(
         return _run(out, folder, name, quick, seed, threads=threads, quiet=jobs > 1)
 
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        done = list(pool.map(one, names or list(known)))
-    write_report(folder, size)
+        done = list(pool.map(one, dict.fromkeys(names or known)))
+    failed = [one.name for one in done if one.folder is None]
+    if len(failed) < len(done):
+        write_report(folder, size, failed)
     return done
 
 
@@ -148,7 +154,7 @@ def _run(
     out: Path, folder: Path, name: str, quick: bool, seed: int, *, threads: int | None, quiet: bool
 ) -> Reproduced:
     """One script in its own process, printing as it goes unless it shall be quiet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_room(out)
     command = [sys.executable, str(folder / f"{name}.py"), "--seed", str(seed), "--out", str(out)]
     command += ["--quick"] if quick else []
     ran = subprocess.run(

@@ -40,16 +40,17 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
 
 from probe.core import provenance
 from probe.core.claim import FINDING_COLUMNS, Finding
-from probe.core.errors import OptionError, nearest
+from probe.core.errors import OptionError, ProbeError, RunError, nearest
 from probe.core.model import Model
 from probe.core.result import Result, View
 from probe.runs import store
@@ -173,10 +174,20 @@ class Study:
         """The script's own command line: ``[--quick] [--seed N] [--out FOLDER]``."""
         import typer
 
-        def command(quick: bool = False, seed: int = 0, out: Path | None = None) -> None:
-            outcome = self.run("quick" if quick else "full", seed, say=True)
-            if out is not None:
-                outcome.save(out)
+        def command(
+            quick: bool = False,
+            seed: Annotated[int, typer.Option(min=0)] = 0,
+            out: Path | None = None,
+        ) -> None:
+            try:
+                if out is not None:
+                    make_room(out)  # not only when all is measured
+                outcome = self.run("quick" if quick else "full", seed, say=True)
+                if out is not None:
+                    outcome.save(out)
+            except ProbeError as error:
+                sys.stderr.write(f"error: {error}\n")
+                raise typer.Exit(2) from None
 
         command.__doc__ = inspect.getdoc(self.function) or self.paper
         typer.run(command)
@@ -204,6 +215,24 @@ def study(
         return Study(function.__name__, paper, {"full": full, "quick": quick}, function)
 
     return make
+
+
+def make_room(out: Path) -> None:
+    """The folder that results are to go into, if it can be had.
+
+    Raises:
+        RunError: It cannot, with the system's reason.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"{out} is a file")
+        with tempfile.TemporaryDirectory(prefix=".", dir=out.parent):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"results cannot be kept in {out}: {error}", remedy="a folder that can be written to"
+        ) from None
 
 
 def slug(title: str) -> str:
