@@ -127,10 +127,9 @@ _TABLE = {
 }
 _CURVES = {
     "task": "in-context task",
-    "split": "seed of the split of the pairs",
     "vector": "TV or FV",
     "layer": "layer the vector acts at",
-    "value": "accuracy on dev pairs without demonstrations",
+    "value": "accuracy on dev pairs without demonstrations, mean over splits",
 }
 
 
@@ -166,7 +165,7 @@ def icl_vectors(
     view = probe.View(kind="heatmap", x="condition", y="task", color="value", scale="share")
     yield probe.Exhibit("Accuracy by task and condition", pd.DataFrame(rows), _TABLE, view)
     lines = curves(judged)
-    shown = probe.View(kind="line", x="layer", color="vector")
+    shown = probe.View(kind="line", x="layer", color="vector", facet="task")
     yield probe.Exhibit("Accuracy by layer, dev pairs", lines, _CURVES, shown)
     yield judge_close(judged)
     solved = {k: v for k, v in judged.items() if accuracy(v, "in context").mean() >= SOLVED}
@@ -197,16 +196,15 @@ def interval(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def curves(judged: dict[str, list[Found]]) -> pd.DataFrame:
-    """Dev accuracy by layer of both vectors of every task and split."""
+    """Dev accuracy by layer of both vectors of every task, mean over splits."""
     parts = [
-        vector.curve[["layer"]].assign(
-            task=name, split=one.task.seed, vector=kind, value=vector.curve.accuracy
-        )
+        vector.curve[["layer"]].assign(task=name, vector=kind, value=vector.curve.accuracy)
         for name, found in judged.items()
         for one in found
         for kind, vector in (("TV", one.tv), ("FV", one.fv))
     ]
-    return pd.concat(parts)[list(_CURVES)]
+    means = pd.concat(parts).groupby(["task", "vector", "layer"], sort=False)["value"].mean()
+    return means.reset_index()[list(_CURVES)]
 
 
 # --- verdicts: tasks are resampled; the median is taken over splits -----------------------------

@@ -114,7 +114,7 @@ def ioi_heads(*, seed: int, model: str, reference: int, find: int, n: int) -> It
 
 def say(found: dict[str, Heads], *kinds: str) -> str:
     """The heads of these classes in words."""
-    return "; ".join(
+    return "found on the prompts for finding: " + "; ".join(
         f"{kind}: {' '.join(name(head) for head in found[kind]) or 'none'}" for kind in kinds
     )
 
@@ -132,6 +132,7 @@ def movers(at_io: Tensor, hits: Tensor, found: dict[str, Heads]) -> dict[str, An
     rows = torch.cat([at_io[..., None], hits], dim=-1)
 
     def number(table: Any) -> int:
+        """Heads of the whole model that do both, whether they were found beforehand or not."""
         looks, copied = table.mean(0)[..., 0], table.mean(0)[..., 1]
         return int(((looks >= LOOKS) & (copied >= COPIES)).sum())
 

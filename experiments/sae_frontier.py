@@ -76,7 +76,8 @@ BATCH = probe.Claim(
     "BatchTopK beats TopK",
     published="Figs 1-2; L0 of a token from 1 to over 80",
     source="Bussmann et al. 2024, BatchTopK, GPT-2 small and Gemma-2-2B", mark="read",
-    rule="R: NMSE lower than TopK at all k; sd of active latents above 0, with BOS lowest",
+    rule="R: NMSE lower than TopK at all k; sd of active latents above 0, with BOS lowest; here P: "
+    "the same where BOS cannot be measured",
     reproduced={
         "NMSE of BatchTopK / of TopK, worst": probe.at_most(0.9999),
         "sd of active latents": probe.at_least(1e-6),
@@ -238,8 +239,8 @@ def judge_shrinkage(table: pd.DataFrame) -> Any:
                 of["standard"], lambda some: some.centred.median()
             ),
         },
-        "of all sparsities the one that departs most; activations as they are: their mean, which "
-        "every bias learns, hides part of the shrinkage",
+        "of all sparsities the one that departs most from the claim; activations as they are: "
+        "their mean, which every bias learns, hides part of the shrinkage",
     )
 
 

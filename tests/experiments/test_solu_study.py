@@ -115,7 +115,9 @@ def test_the_equivalent_size_is_that_of_the_line() -> None:
 def test_losses_are_judged_by_their_gap(gap: float, costs: str, matches: str) -> None:
     gelu = np.array([2.0, 2.01, 1.99])
     assert solu.on_loss(solu.COSTS, gelu + gap, gelu, -0.1).verdict == costs
-    assert solu.on_loss(solu.MATCHES, gelu + gap, gelu, -0.1).verdict == matches
+    matched = solu.on_loss(solu.MATCHES, gelu + gap, gelu, -0.1)
+    assert matched.verdict == matches
+    assert ("alone holds" in matched.note) == (abs(gap) < 0.02)
 
 
 def shares(gelu: float, alone: float, both: float) -> dict[str, np.ndarray]:
@@ -136,6 +138,9 @@ def test_shares_of_neurons_are_judged_by_their_ratio_and_order(
 ) -> None:
     given = shares(gelu, alone, both)
     assert solu.more(given, given).verdict == more
+    assert "says little" not in solu.more(given, given).note
+    untrained = {name: values + 0.1 for name, values in given.items()}
+    assert "says little" in solu.more(given, untrained).note
     assert solu.norm_alone(given).verdict == half
 
 
