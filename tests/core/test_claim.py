@@ -85,6 +85,16 @@ def test_a_line_without_its_number_is_refused() -> None:
         TWO_LINES.judge({"shares": exactly(1)})
 
 
+def test_a_line_has_its_lower_end_first() -> None:
+    with pytest.raises(OptionError, match="from 5 to 1"):
+        between(5, 1)
+
+
+def test_no_interval_is_told_where_there_is_none() -> None:
+    assert str(TWO_LINES.judge({"share": over_seeds([0.9])})).endswith("share 0.9")
+    assert str(TWO_LINES.judge({"share": over_seeds([0.9, 0.8])})).endswith("share 0.85 [0.8, 0.9]")
+
+
 def test_nothing_measured_is_refused() -> None:
     with pytest.raises(OptionError, match="no prompts"):
         over_examples([], of="prompts")

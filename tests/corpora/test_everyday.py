@@ -32,5 +32,7 @@ def test_the_library_is_read_without_its_tests() -> None:
 
 
 def test_a_negative_number_of_documents_is_refused() -> None:
+    with pytest.raises(OptionError, match="limit=-3"):
+        everyday_corpus(limit=-3)
     with pytest.raises(OptionError, match="n_generated=-1"):
         probe.everyday_corpus(-1)

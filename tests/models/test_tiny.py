@@ -352,6 +352,14 @@ def test_rows_begin_with_bos_and_stay_within_a_document(tokenizer: Any) -> None:
     assert found.text_hash != pack(documents[::-1], tokenizer, 12).text_hash
 
 
+def test_rows_are_made_of_texts_too_and_hold_a_token_after_bos(tokenizer: Any) -> None:
+    texts = ["word " * 40] * 21
+    rows = probe.tiny_rows(texts, n_ctx=4, tokenizer=tokenizer)
+    assert rows.train.shape[1] == 4
+    with pytest.raises(OptionError, match="n_ctx=1"):
+        probe.tiny_rows(texts, n_ctx=1)
+
+
 def test_too_little_text_is_refused(tokenizer: Any) -> None:
     with pytest.raises(
         CorpusError, match="2 documents gave .* rows to learn from and 0 to measure"
@@ -363,6 +371,12 @@ def test_too_little_text_is_refused(tokenizer: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["attn-only-1l", "toy"])
+def test_a_revision_is_of_the_hub(name: str) -> None:
+    with pytest.raises(ModelError, match='has no revision "main"'):
+        probe.load_model(name, revision="main")
+
+
 @pytest.mark.parametrize("name", tiny.shipped())
 def test_shipped_models_load_by_name_and_pass_the_doctor(name: str) -> None:
     model = probe.load_model(name)

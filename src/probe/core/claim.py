@@ -46,6 +46,12 @@ class Line:
     low: float = -math.inf
     high: float = math.inf
 
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise OptionError(
+                f"a line from {self.low:g} to {self.high:g}", expected="the lower end first"
+            )
+
     def holds(self, value: float) -> bool:
         """Whether the number lies there; a missing one (NaN) never does."""
         return bool(self.low <= value <= self.high)
@@ -245,7 +251,7 @@ class Finding:
     def __str__(self) -> str:
         said = [
             f"{name} {found.value:.4g}"
-            + (f" [{found.low:.4g}, {found.high:.4g}]" if found.low != found.high else "")
+            + (f" [{found.low:.4g}, {found.high:.4g}]" if found.low < found.high else "")
             for name, found in self.measured.items()
         ]
         told = "; ".join(said) or self.note

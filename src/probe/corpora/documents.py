@@ -40,6 +40,12 @@ class Corpus:
     column: str = "text"
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(
+                f"limit={self.limit}", expected="at least one document, or None for all"
+            )
+
     def __iter__(self) -> Iterator[Document]:
         """The documents, from the first."""
         if isinstance(self.source, Path):
@@ -72,8 +78,6 @@ def load_corpus(
     >>> [document.id for document in load_corpus(["one text", "another"])]
     [0, 1]
     """
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit={limit}", expected="at least one document, or None for all")
     if isinstance(source, str) and source.startswith(PREFIX):
         return Corpus(source, DatasetTexts.named(source, column), column, limit)
     if isinstance(source, str | Path):

@@ -38,7 +38,7 @@ def everyday_corpus(n_generated: int = 6000, seed: int = 0, *, limit: int | None
         limit: The most documents of both halves; all by default.
 
     Raises:
-        OptionError: A negative number of documents.
+        OptionError: A negative number of documents, or a limit below one.
 
     >>> next(iter(everyday_corpus(1))).id
     0

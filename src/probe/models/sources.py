@@ -40,6 +40,15 @@ class Loaded:
 
 def load(name: str, *, revision: str | None, dtype: str, trust_remote_code: bool) -> Loaded:
     """Find and load a model by hub id, folder, GGUF file or bundled name."""
+    found = _find(name, revision, dtype, trust_remote_code)
+    if revision is not None and found.spec.source != "hub":
+        raise ModelError(
+            f'{name} is not of the hub and has no revision "{revision}"', remedy="leave it out"
+        )
+    return found
+
+
+def _find(name: str, revision: str | None, dtype: str, trust_remote_code: bool) -> Loaded:
     path = Path(name).expanduser()
     if name in TOYS:
         return Loaded(

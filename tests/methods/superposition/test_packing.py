@@ -20,6 +20,15 @@ def test_the_bound_is_met_by_a_simplex_and_by_what_fits() -> None:
         welch_bound(0, 3)
 
 
+def test_what_cannot_be_packed_or_measured() -> None:
+    for options in ({"n": 0}, {"d": 0}, {"steps": 0}, {"lr": 0.0}):
+        with pytest.raises(OptionError, match="0"):
+            pack_directions(**{"n": 2, "d": 2, **options})
+    for vectors in (torch.ones(0, 3), torch.full((2, 2), torch.nan)):
+        with pytest.raises(OptionError, match="vectors of shape"):
+            pair_angles(vectors)
+
+
 @pytest.mark.parametrize(("n", "d", "optimum"), [(5, 2, math.cos(math.pi / 5)), (6, 3, 5**-0.5)])
 def test_known_best_packings_are_found(n: int, d: int, optimum: float) -> None:
     largest = min(pair_angles(pack_directions(n, d, steps=400, seed=s)).largest for s in range(3))

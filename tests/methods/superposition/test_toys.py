@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from probe.core.errors import OptionError
+from probe.methods.superposition import toys
 from probe.methods.superposition.toys import Toys, draw_features, quadrature, train_toys
 
 
@@ -85,12 +86,21 @@ REFUSED = {
         {"density": torch.full((1, 2), 0.6), "sets": [[0, 1]], "joint": "apart"},
         r"at most one of \[0, 1\] is not zero, yet they are so with 1.2",
     ),
+    "hidden": ({"hidden": 0}, "hidden=0"),
+    "steps": ({"steps": 0}, "steps=0"),
+    "rate": ({"lr": 0.0}, "lr=0"),
     "points": ({"density": torch.ones(1, 12), "nodes": 4}, "takes 244140625 points"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "joint"), [("relux", "together"), ("relu", "alone")])
+def test_an_unknown_word_is_not_taken_for_another(kind: str, joint: str) -> None:
+    with pytest.raises(OptionError, match="there is no .*\n.*Known: .*(relu|apart)"):
+        toys._check_options(kind, joint, 1, 1, 1, 1, 0.1)
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_trained(case: str) -> None:
     options, message = REFUSED[case]
     with pytest.raises(OptionError, match=message):
-        train_toys(**options, hidden=1, steps=1)
+        train_toys(**{"density": torch.ones(1, 2), "hidden": 1, "steps": 1, **options})

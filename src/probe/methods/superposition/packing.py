@@ -20,9 +20,13 @@ def welch_bound(n: int, d: int) -> float:
     >>> round(welch_bound(10_000, 100), 4)
     0.0995
     """
+    _check(n, d)
+    return math.sqrt((n - d) / (d * (n - 1))) if n > d else 0.0
+
+
+def _check(n: int, d: int) -> None:
     if n < 1 or d < 1:
         raise OptionError(f"{n} directions in {d} dimensions", expected="at least one of each")
-    return math.sqrt((n - d) / (d * (n - 1))) if n > d else 0.0
 
 
 class Angles(NamedTuple):
@@ -39,7 +43,14 @@ def pair_angles(vectors: Float[Tensor, "n d"], within: float = 1.0) -> Angles:
     Args:
         vectors: Need not be unit vectors.
         within: Degrees.
+
+    Raises:
+        OptionError: Not a matrix of finite numbers with a row or more.
     """
+    if vectors.ndim != 2 or not vectors.numel() or not bool(vectors.isfinite().all()):
+        raise OptionError(
+            f"vectors of shape {list(vectors.shape)}", expected="[n, d], all numbers finite"
+        )
     unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
     n, limit = len(unit), math.sin(math.radians(within))
     largest = total = near = 0.0
@@ -69,7 +80,15 @@ def pack_directions(
         steps: Of Adam.
         seed: Of the start.
         lr: Learning rate at the start, falling to zero.
+
+    Raises:
+        OptionError: No directions, no dimensions, no steps, or no rate.
     """
+    _check(n, d)
+    if steps < 1 or lr <= 0:
+        raise OptionError(
+            f"steps={steps}, lr={lr:g}", expected="a step or more, and a rate above 0"
+        )
     start = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
     vectors = torch.nn.functional.normalize(start, dim=1)
     adam = torch.optim.Adam([vectors], lr=lr)

@@ -7,14 +7,14 @@ sparsities, importances and seeds are an axis of the tensors.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.core.errors import OptionError
+from probe.core.errors import OptionError, nearest
 from probe.core.progress import progress_bar
 
 Kind = Literal["relu", "linear", "hidden_relu", "abs"]
@@ -97,14 +97,15 @@ def train_toys(
             with this many nodes a feature; exact but for the kinks of ReLU, for a few features.
 
     Raises:
-        OptionError: A density outside [0, 1], a set that is too likely for at most one, or
-            quadrature of features that are drawn jointly, or of too many.
+        OptionError: A density outside [0, 1], a set that is too likely for at most one, quadrature
+            of features that are drawn jointly, or of too many, or an option out of its range.
 
     >>> import torch
     >>> dense, sparse = train_toys(torch.tensor([[1.0] * 2, [0.05] * 2]), hidden=1, steps=800).W
     >>> bool(dense.abs().min() < 0.1), bool(sparse.abs().min() > 0.5)  # one kept; an antipodal pair
     (True, True)
     """
+    _check_options(kind, joint, hidden, steps, batch, judged_on, lr)
     _check(density, sets, joint, nodes)
     grid, chances = quadrature(density, nodes) if nodes else (None, None)
     weight = torch.ones_like(density) if importance is None else importance.expand_as(density)
@@ -267,6 +268,18 @@ def _judge(
         error = toys(x) - _target(toys.kind, x)
         total += (error.square() * weight[:, None]).sum(2).mean(1).double()
     return (total / pieces).float()
+
+
+def _check_options(kind: str, joint: str, hidden: int, steps: int, batch: int, judged_on: int,
+                   lr: float) -> None:  # fmt: skip
+    for name, value, known in (("kind", kind, get_args(Kind)), ("joint", joint, get_args(Joint))):
+        if value not in known:
+            raise OptionError(f'there is no {name} "{value}"', remedy=nearest(str(value), known))
+    if min(hidden, steps, batch, judged_on) < 1 or lr <= 0:
+        raise OptionError(
+            f"hidden={hidden}, steps={steps}, batch={batch}, judged_on={judged_on}, lr={lr:g}",
+            expected="one or more of each, and a rate above 0",
+        )
 
 
 def _check(density: Tensor, sets: Sequence[Sequence[int]], joint: Joint, nodes: int) -> None:

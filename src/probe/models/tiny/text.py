@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from probe.core.errors import CorpusError
+from probe.core.errors import CorpusError, OptionError
 
 VOCABULARY = 1024
 SPECIAL = ("<bos>", "<eos>", "<pad>")
@@ -40,15 +40,18 @@ def tiny_rows(documents: Iterable[Any], *, n_ctx: int = 256, tokenizer: Any = No
     """Documents as the rows tiny models are trained and measured on.
 
     Args:
-        documents: A corpus, such as ``everyday_corpus()``.
+        documents: A corpus, such as ``everyday_corpus()``, or texts.
         n_ctx: Tokens of a row.
         tokenizer: A Hugging Face one, such as ``model.tokenizer.hf`` to measure a trained model;
             by default one is trained on the documents.
 
     Raises:
         CorpusError: Too little text.
+        OptionError: Rows too short for a token after BOS.
     """
-    texts = [document.text for document in documents]
+    if n_ctx < 2:
+        raise OptionError(f"n_ctx={n_ctx}", expected="2 or more: rows begin with BOS")
+    texts = [getattr(document, "text", document) for document in documents]
     return pack(texts, tokenizer or train_tokenizer(texts), n_ctx)
 
 
