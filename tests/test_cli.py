@@ -161,6 +161,13 @@ def test_a_run_by_its_folder_and_a_study_by_its(run: Cli, tmp_path: Path) -> Non
     assert run("diff", str(made), str(tmp_path / "study")).code == 0
 
 
+def test_of_findings_is_shown_what_is_read_first(run: Cli) -> None:
+    said = run("show", str(reproduce.experiments() / "results" / "full" / "packing"))
+    head, *rows = said.out.splitlines()
+    assert head.split() == ["claim", "verdict", "measure", "value", "low", "high"]
+    assert any("worst pair, degrees" in row and "76.54" in row for row in rows)
+
+
 def test_a_rerun_that_differs_exits_with_1(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     run("run", "logit_lens", *TOY, "--prompt", PROMPT)
     differs = probe.api.Rerun(probe.load_result("last"), False, 0.5, "numbers differ by 0.5")

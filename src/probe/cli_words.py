@@ -13,6 +13,9 @@ from probe.core.errors import OptionError
 
 # A pipe has no width: nothing is cut or wrapped for a program that reads it.
 _WIDE = 10_000
+_NAME = 40
+"""Characters up to which a text is a name."""
+_FINDINGS = ["claim", "verdict", "measure", "value", "low", "high"]
 stdout = Console(width=None if sys.stdout.isatty() else _WIDE)
 stderr = Console(stderr=True)
 
@@ -57,8 +60,10 @@ def _value(text: str) -> Any:
 
 
 def show_result(result: Any, rows: int) -> None:
-    """The first rows of a result's table, and its notes."""
+    """The first rows of a result's table, and its notes; of findings what is read first."""
     frame = result.frame
+    if set(_FINDINGS) <= set(frame.columns):
+        frame = frame[_FINDINGS]
     print_rows(list(frame.columns), list(frame.head(rows).itertuples(index=False, name=None)))
     if len(frame) > rows:
         stdout.print(f"… {len(frame) - rows} more rows")
@@ -69,11 +74,13 @@ def show_result(result: Any, rows: int) -> None:
 def print_rows(names: Any, rows: Any) -> None:
     """A table of rows."""
     table = Table(box=None, pad_edge=False)
+    cells = [[printable(number(cell)) for cell in row] for row in rows]
     for place, name in enumerate(names):
-        # the first column is what one copies: an id, a name
-        table.add_column(escape(str(name)), no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(printable(number(cell))) for cell in row))
+        # the first column is what one copies, an id, a name; unless it is a sentence
+        whole = place == 0 and all(len(row[0]) <= _NAME for row in cells)
+        table.add_column(escape(str(name)), no_wrap=whole, overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
     stdout.print(table)
 
 
