@@ -4,9 +4,9 @@ Meng et al. 2022 traced 1000 statements in GPT-2 XL (48 layers). Here the statem
 "The city of NAME is in the country of", those of several name tokens whose country has a
 probability of at least 0.2 (of athletes and sports, 1 of 180 has). Declared before measuring: MLP
 and attention outputs are restored in windows of ten layers, as published, which is a third of this
-model's depth; only every sixth layer is traced, with ten draws of noise a fact; depth is
-(layer + 1/2) over the number of layers. The published measure is the probability of the answer; of
-the residual stream the logit difference to the likeliest other country is traced too.
+model's depth; every third layer is traced (every sixth at first), with ten draws of noise a fact;
+depth is (layer + 1/2) over the number of layers. The published measure is the probability of the
+answer; of the residual stream the logit difference to the likeliest other country is traced too.
 
 probe reproduce rome_smollm2 [--quick]
 """
@@ -107,7 +107,7 @@ LATE_SITE = probe.Claim(
 
 @probe.study(
     paper="Meng et al. 2022, Locating and Editing Factual Associations in GPT",
-    full={"model": "smollm2", "facts": 102, "every": 6, "draws": 10},
+    full={"model": "smollm2", "facts": 102, "every": 3, "draws": 10},
     quick={"model": "smollm2", "facts": 4, "every": 10, "draws": 2},
 )
 def rome_smollm2(*, seed: int, model: str, facts: int, every: int, draws: int) -> Iterator[Any]:
