@@ -57,6 +57,7 @@ def test_a_name_that_is_not_there_lists_those_that_are() -> None:
         probe.load_modle  # noqa: B018
 
 
+@pytest.mark.slow  # an interpreter is started and loads torch
 def test_rooms_do_not_hide_the_functions_of_their_name() -> None:
     code = (
         "import probe\n"
@@ -100,13 +101,14 @@ def copy(tmp_path: Path, linted: bool) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow  # `make check` asks import-linter itself
 def test_the_contracts_hold(copy: Path) -> None:
     done = lint_imports(copy)
     assert done.returncode == 0, done.stdout
     assert "0 broken" in done.stdout
 
 
-@pytest.mark.slow  # `make check` asks the contracts themselves; here each is broken in turn
+@pytest.mark.slow  # here each is broken in turn
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [

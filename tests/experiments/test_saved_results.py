@@ -12,6 +12,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SAVED = sorted(path for path in (EXPERIMENTS / "results").glob("full*/*") if path.is_dir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", SAVED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_results_are_of_the_script_beside_them_and_can_be_drawn(folder: Path) -> None:
     findings = probe.load_result(folder / FINDINGS)

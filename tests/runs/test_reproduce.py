@@ -261,6 +261,7 @@ def test_results_that_cannot_be_kept_are_noticed_before_measuring(folder: Path) 
         reproduce.reproduce(["coins"], quick=True, folder=folder)
 
 
+@pytest.mark.slow
 def test_a_scripts_own_command_line_says_what_is_wrong(folder: Path) -> None:
     (folder / "taken").write_text("a file")
     done = subprocess.run(
