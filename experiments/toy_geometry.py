@@ -187,7 +187,10 @@ def filled(W: Tensor, density: Tensor, seeds: int) -> Any:
 
 
 def attack(toys: Any, density: Tensor, seeds: int, seed: int, n: int = 200) -> Any:
-    """Loss an attack adds, in units of its own square: 1 where features do not interfere."""
+    """Loss an attack adds: by its own square, which is 1 where features do not interfere; and as is.
+
+    The attack is as long as a tenth of the mean input, and so shorter where features are sparser.
+    """
     x = probe.draw_features(density, n, torch.Generator().manual_seed(seed + 7))
     size = 0.1 * x.norm(dim=2).mean(1)
     direction = torch.nn.functional.normalize(toys.W.mT @ toys.W, dim=2)
@@ -196,17 +199,20 @@ def attack(toys: Any, density: Tensor, seeds: int, seed: int, n: int = 200) -> A
     for i in range(direction.shape[1]):
         moved = x + size[:, None, None] * direction[:, i, None]
         worst = torch.maximum(worst, (toys(moved) - x).square().sum(2) - clean)
-    harm = (worst.mean(1) / size**2).view(seeds, -1)
     packed = (1 / probe.dimensions_per_feature(toys.W)).view(seeds, -1)
-    ranks = [
-        pd.Series(h.tolist()).corr(pd.Series(p.tolist()), method="spearman")
-        for h, p in zip(harm, packed, strict=True)
-    ]
+    found = {}
+    for harm, how in ((worst.mean(1) / size**2, ""), (worst.mean(1), ", added loss as it is")):
+        each = harm.view(seeds, -1)
+        ranks = [
+            pd.Series(h.tolist()).corr(pd.Series(p.tolist()), method="spearman")
+            for h, p in zip(each, packed, strict=True)
+        ]
+        found[f"ratio{how}"] = probe.over_seeds((each.amax(1) / each[:, 0]).tolist())
+        found[f"Spearman with 1/D*{how}"] = probe.over_seeds(ranks)
     return ATTACK.judge(
-        {
-            "ratio": probe.over_seeds((harm.amax(1) / harm[:, 0]).tolist()),
-            "Spearman with 1/D*": probe.over_seeds(ranks),
-        }
+        found,
+        "vulnerability is the loss added for each unit of the attack's square; the rule does not "
+        "say of what the ratio is",
     )
 
 
