@@ -187,7 +187,7 @@ def filled(W: Tensor, density: Tensor, seeds: int) -> Any:
 
 
 def attack(toys: Any, density: Tensor, seeds: int, seed: int, n: int = 200) -> Any:
-    """Loss an attack adds: by its own square, which is 1 where features do not interfere; and as is.
+    """Loss an attack adds, by its square (1 where features do not interfere) and as it is.
 
     The attack is as long as a tenth of the mean input, and so shorter where features are sparser.
     """
