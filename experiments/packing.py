@@ -167,7 +167,8 @@ def judge_embeddings(model: probe.Model) -> Any:
     found = {}
     for name, vectors in (("as they are", words), ("mean subtracted", words - words.mean(0))):
         angles = probe.pair_angles(vectors)
-        found |= {f"max |cos|, {name}": angles.largest, f"sd, {name}": angles.sd}
+        found |= {f"max |cos|, {name}": angles.largest, f"mean, {name}": angles.mean}
+        found |= {f"sd, {name}": angles.sd}
     note = f"{n} in {d}: Welch {welch(n, d):.3f}, random sd {d**-0.5:.4f}"
     return EMBEDDINGS.judge({k: probe.exactly(v) for k, v in found.items()}, note)
 

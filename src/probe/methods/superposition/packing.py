@@ -33,12 +33,13 @@ class Angles(NamedTuple):
     """The cosines of all pairs, in short."""
 
     largest: float
+    mean: float
     sd: float
     near: float
 
 
 def pair_angles(vectors: Float[Tensor, "n d"], within: float = 1.0) -> Angles:
-    """Largest |cosine|, root mean square cosine, and share of pairs within some degrees of 90.
+    """Largest |cosine|, mean and standard deviation of the cosine, share within degrees of 90.
 
     Args:
         vectors: Need not be unit vectors.
@@ -64,7 +65,10 @@ def pair_angles(vectors: Float[Tensor, "n d"], within: float = 1.0) -> Angles:
         total += float(cosine.norm()) ** 2
         near += float((cosine <= limit).sum()) - outside
     pairs = max(n * (n - 1) // 2, 1)
-    return Angles(min(largest, 1.0), math.sqrt(total / pairs), near / pairs)
+    lengths = unit.double().square().sum()
+    mean = float(unit.double().sum(0).square().sum() - lengths) / 2 / pairs  # |Σu|² has each twice
+    sd = math.sqrt(max(total / pairs - mean**2, 0.0))
+    return Angles(min(largest, 1.0), mean, sd, near / pairs)
 
 
 def pack_directions(
