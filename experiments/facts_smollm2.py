@@ -3,7 +3,9 @@
 Nanda et al. 2023 found that the sport of an athlete of several name tokens is looked up by early
 MLPs at the last name token, and linearly readable from then on. Here the same question is put to a
 model of 135 million parameters, which knows few athletes: those it gets right are kept, as many of
-each sport, and probes are judged on athletes they have not seen.
+each sport, and probes are judged on athletes they have not seen, at the layer that is best for the
+others. The prompt has one other athlete before it, as published; at first it had none (79 of 180
+athletes were told right, and the best layer, chosen on the same athletes, read 0.75).
 """
 
 import random
@@ -15,7 +17,7 @@ import torch
 
 import probe
 
-TEMPLATE = "Fact: {name} plays the sport of"
+TEMPLATE = "Fact: Tiger Woods plays the sport of golf\nFact: {name} plays the sport of"
 EARLY = 0.35
 """Share of the depth before which the look-up is said to be done."""
 POST = "Fact Finding, post"
@@ -118,31 +120,38 @@ def facts_smollm2(*, seed: int, model: str, step: int) -> Iterator[object]:
     task, about = known(loaded, seed)
     found = {kind: probed(loaded, task, kind, layers, seed) for kind in KINDS}
     stream = found["resid_post"].pivot(index="batch", columns="layer", values="value")
-    guess = found["resid_post"].groupby("batch")["chance"].mean().loc[stream.index]
-    rows = np.column_stack([guess, stream])
+    guess = found["resid_post"].groupby("batch")["chance"].mean()
+    stream = stream.to_numpy()
     early = np.array([layer < EARLY * loaded.dims.n_layers for layer in layers])
 
     def rise(table: np.ndarray) -> float:
-        chance, *curve = table.mean(0)
-        whole = max(curve) - chance
-        return (np.array(curve)[early].max() - chance) / whole if whole > 0 else np.nan
+        curve, chance = table.mean(0), 1 / len(ATHLETES)
+        whole = curve.max() - chance
+        return (curve[early].max() - chance) / whole if whole > 0 else np.nan
 
     def best(table: np.ndarray) -> float:
-        return table[:, 1:].mean(0).max()
+        return table.mean(0).max()
 
     gap = found["mlp_out"]["value"] - found["attn_out"]["value"]
     gap = gap[found["mlp_out"]["layer"] < EARLY * loaded.dims.n_layers]
     gaps = gap.groupby(found["mlp_out"]["batch"]).mean()
     yield READABLE.judge(
         {
-            "accuracy at the best layer": probe.over_examples(rows, best, of="athletes"),
-            "accuracy of guessing": probe.over_examples(guess, of="athletes"),
+            "accuracy at the best layer": probe.over_examples(
+                at_the_others_best(stream), of="athletes"
+            ),
+            "the same, chosen on the same athletes": probe.over_examples(
+                stream, best, of="athletes"
+            ),
+            "accuracy of the commonest sport of the others": probe.over_examples(
+                guess, of="athletes"
+            ),
         },
         note=about,
     )
     yield LOOKED_UP.judge(
         {
-            "share of the rise that is early": probe.over_examples(rows, rise, of="athletes"),
+            "share of the rise that is early": probe.over_examples(stream, rise, of="athletes"),
             "accuracy of MLP less attention outputs": probe.over_examples(gaps, of="athletes"),
         }
     )
@@ -176,6 +185,16 @@ def facts_smollm2(*, seed: int, model: str, step: int) -> Iterator[object]:
 
 
 KINDS = ("resid_post", "mlp_out", "attn_out")
+
+
+def at_the_others_best(right: np.ndarray) -> np.ndarray:
+    """Whether each athlete is told right at the layer that is best for all others; rows athletes.
+
+    >>> at_the_others_best(np.array([[1, 0], [1, 0], [0, 1]]))
+    array([1, 1, 0])
+    """
+    layers = (right.sum(0) - right).argmax(1)
+    return right[np.arange(len(right)), layers]
 
 
 def known(model: probe.Model, seed: int) -> tuple[probe.Task, str]:
