@@ -164,11 +164,12 @@ def measure(model: Any, prompts: Sequence[list[Row]]) -> Attention:
 
 
 def prefix_scores(model: Any) -> list[np.ndarray]:
-    """Attention to what followed the present token, on repeated random tokens, [layer, head].
+    """Attention to what followed the present token, on random tokens four times, [layer, head].
 
-    And the same where attention to the first token, on which heads rest, is left out.
+    And the same where attention to the first token, on which heads rest, is left out. Tokens are of
+    all the vocabulary: how common each is in the model's training text is not known.
     """
-    frame = probe.run("head_scores", model=model, scores=["induction"]).frame
+    frame = probe.run("head_scores", model=model, scores=["induction"], repeats=4).frame
     means = frame.groupby(["layer", "head"])[["value", "without_first"]].mean()
     return [means[column].unstack().to_numpy() for column in means]
 

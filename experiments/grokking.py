@@ -307,6 +307,7 @@ def progress(run: Mapping[int, probe.Modular]) -> pd.DataFrame:
         logits = model.logits().double()
         right = (logits.argmax(1) == model.answers).double()
         key_part = along @ (along.T @ logits)
+        weights = {name: w.detach() for name, w in model.weights.items()}
         rows.append(
             {
                 "epoch": epoch,
@@ -316,8 +317,9 @@ def progress(run: Mapping[int, probe.Modular]) -> pd.DataFrame:
                 "test loss": loss(model, logits, model.test),
                 "restricted loss": loss(model, key_part + logits.mean(0)),
                 "excluded loss": loss(model, logits - key_part, model.train),
-                "Gini of W_E": gini(power(model.weights["W_E"][:-1].detach()).sqrt()),
-                "weights squared": float(sum(w.square().sum() for w in model.weights.values())),
+                "Gini of W_E": gini(power(weights["W_E"][:-1]).sqrt()),
+                "Gini of W_L": gini(power((weights["W_out"] @ weights["W_U"]).T).sqrt()),
+                "weights squared": float(sum(w.square().sum() for w in weights.values())),
             }
         )
     return pd.DataFrame(rows)
@@ -329,7 +331,10 @@ def leads(curve: pd.DataFrame) -> dict[str, float]:
     groks = math.isfinite(test)
     drop, formed = fallen(curve, "test loss", 0.5), fallen(curve, "restricted loss", 0.5)
     clean_up = [fallen(curve, "test loss", share) for share in (0.1, 0.9)]
-    before, after = np.interp(clean_up, curve["epoch"], curve["Gini of W_E"])
+    rises = {
+        name: float(np.diff(np.interp(clean_up, curve["epoch"], curve[f"Gini of {name}"]))[0])
+        for name in ("W_E", "W_L")
+    }
     lowest = curve["epoch"][curve["excluded loss"].idxmin()]
     return {
         "train epoch": train,
@@ -340,7 +345,8 @@ def leads(curve: pd.DataFrame) -> dict[str, float]:
             (drop - formed) / curve["epoch"].max() if groks else 0.0
         ),
         "excluded minimum leads by, epochs": float(drop - lowest) if groks else 0.0,
-        "Gini rises by": float(after - before) if groks else 0.0,
+        "Gini rises by": rises["W_E"] if groks else 0.0,
+        "Gini of W_L rises by": rises["W_L"] if groks else 0.0,
     }
 
 

@@ -10,8 +10,10 @@ heads and means on train pairs; test pairs are only answered. All of it for thre
 pairs: numbers are medians over splits, intervals are over tasks. Layer l of n lies at the depth
 l / n, as the papers count. The ten heads of the claim about heads have the largest effects averaged
 over tasks, as in Todd's list; the ten in a function vector are the task's own. Departures from the
-papers: six prompts instead of 25 for indirect effects, because one forward pass here is dear; the
-first answer token counts.
+papers, because one forward pass here is dear: indirect effects from six prompts, not 25; mean head
+outputs from six, not 100; a task vector is the mean over six queries with ten demonstrations each
+(Hendel: two with five); in-context accuracy is of 16 test pairs a split, all else of all of them.
+The first answer token counts.
 
 What is found of each task is kept in ``runs/icl_vectors``: a run that was stopped goes on there.
 Remove that folder to measure again.
@@ -338,7 +340,9 @@ def judge_conflicts(model: probe.Model, solved: dict[str, list[Found]], n: int) 
     if not pairs:
         return OVERRIDES.leave_out("no pair of tasks on the same inputs is solved")
     note = f"of {len(pairs)} pairs whose tasks are both solved"
-    return OVERRIDES.judge({"pairs won": probe.exactly(sum(won))}, note)
+    return OVERRIDES.judge(
+        {"pairs won": probe.over_examples(won, np.sum, of="pairs of tasks")}, note
+    )
 
 
 def override(model: probe.Model, shown: Found, put_in: Found, n: int) -> float:

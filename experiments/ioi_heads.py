@@ -41,10 +41,9 @@ MOVERS = probe.Claim(
 )  # fmt: skip
 INHIBITION = probe.Claim(
     "S-inhibition goes by the place of the first mention more than by its token",
-    published="attention from END to S2 0.51; patched with the place inverted 3.55 → -0.99, with "
-    "the token inverted → 1.77; duplicate and induction heads: at least 88 % of the drop from the "
-    "place, under 8 % from the token",
-    source=f"{PAPER}, sections 3.2-3.3, figure 9", mark="read",
+    published="attention from END to S2 0.51; of what duplicate-token and induction heads "
+    "write, at least 88 % of the drop from the place, under 8 % from the token",
+    source=f"{PAPER}, sections 3.2-3.3", mark="read",
     rule="R: the position part of the drop is at least twice the token part",
     reproduced={"position part less twice the token part, share of F(M)": probe.at_least(0)},
 )  # fmt: skip

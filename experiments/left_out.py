@@ -14,6 +14,12 @@ MONO = "Bricken et al. 2023, Towards Monosemanticity"
 ROWS = (
     (MONO, "target sparsity", "L0 under 10 or 20", "read", "advice, no claim"),
     (MONO, "automated logit prediction", "74 % against 58 %", "read", "needs a model that judges"),
+    ("Elhage et al. 2022, Toy Models of Superposition", "a linear model stores the top m features",
+     "qualitative", "read", "no line in the rule, which is about ReLU models"),
+    ("Olsson et al. 2022", "smeared keys make two layers change earlier", "qualitative", "read",
+     "no line in the rule, which is about one layer; two-layer models with them are not trained"),
+    ("Meng et al. 2022", "without MLPs, low layers alone lose their effect", "qualitative, Fig. 3",
+     "read", "no line in the rule; severed models are not traced"),
     ("Fact Finding, posts 1-5", "detokenisation in a single step is false", "qualitative", "read",
      "quoted only"),
 )  # fmt: skip

@@ -9,6 +9,8 @@ Fixed before any measurement:
 - *Training*: batch and learning rate by the explained variance of a quarter of a training.
 - *Penalty*: the first of the grid with which the 8x dictionary of the first seed has an L0 of 10
   to 20; the nearest to 15 if there is none. All dictionaries have it.
+- *Splitting*: dictionaries of 1, 4 and 8 features a neuron (512, 2048, 4096); the paper's go up to
+  32 (16,384), for which there is neither the text nor the time here.
 - *Dead or ultralow*: fires on none of the measured tokens. They are fewer than 1e6, so this takes
   in more than the paper's densities below 1e-6. Other numbers are of units that fire on at least
   100 of them.

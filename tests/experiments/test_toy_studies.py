@@ -98,6 +98,7 @@ def losses(**columns: list[float]) -> pd.DataFrame:
         "train accuracy": np.where(epoch > 0, 1.0, 0.0),
         "test accuracy": np.where(table["test loss"] < 0.1, 1.0, 0.0),
         "Gini of W_E": np.linspace(0, 1, len(epoch)),
+        "Gini of W_L": np.linspace(0, 0.5, len(epoch)),
     }
     return pd.DataFrame({"epoch": epoch} | table | shares)
 
@@ -113,6 +114,7 @@ def test_hidden_progress_is_read_off_the_curves() -> None:
     assert found["restricted leads by, share of epochs"] == pytest.approx((600 - 200) / 1000)
     assert found["excluded minimum leads by, epochs"] == 500
     assert found["Gini rises by"] == pytest.approx(0.2)  # clean-up is 500 to 700 of 1000
+    assert found["Gini of W_L rises by"] == pytest.approx(0.1)
     assert found["test epoch"] == 500
 
 
