@@ -4,8 +4,8 @@ Nanda et al. 2023 found that the sport of an athlete of several name tokens is l
 MLPs at the last name token, and linearly readable from then on. Here the same question is put to a
 model of 135 million parameters, which knows few athletes: those it gets right are kept, as many of
 each sport, and probes are judged on athletes they have not seen, at the layer that is best for the
-others. The prompt has one other athlete before it, as published; at first it had none (79 of 180
-athletes were told right, and the best layer, chosen on the same athletes, read 0.75).
+others. The published prompt has one other athlete before it; with that this model gets only three
+of the least known sport right (tried; eight without), so here it has none.
 """
 
 import random
@@ -17,7 +17,7 @@ import torch
 
 import probe
 
-TEMPLATE = "Fact: Tiger Woods plays the sport of golf\nFact: {name} plays the sport of"
+TEMPLATE = "Fact: {name} plays the sport of"
 EARLY = 0.35
 """Share of the depth before which the look-up is said to be done."""
 POST = "Fact Finding, post"
