@@ -169,7 +169,10 @@ def prefix_scores(model: Any) -> list[np.ndarray]:
     And the same where attention to the first token, on which heads rest, is left out. Tokens are of
     all the vocabulary: how common each is in the model's training text is not known.
     """
-    frame = probe.run("head_scores", model=model, scores=["induction"], repeats=4).frame
+    length = min(25, (model.dims.n_ctx - 1) // 4)
+    frame = probe.run(
+        "head_scores", model=model, scores=["induction"], repeats=4, length=length
+    ).frame
     means = frame.groupby(["layer", "head"])[["value", "without_first"]].mean()
     return [means[column].unstack().to_numpy() for column in means]
 
