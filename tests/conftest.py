@@ -35,6 +35,16 @@ def _users_cache() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Families whose parts others have too are for the whole run: mixtral slides, qwen3 norms."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call and any(value in ("mistral", "gemma3") for value in call.params.values()
+                        if isinstance(value, str)):  # fmt: skip
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and cached files of a test end with it."""
