@@ -173,6 +173,7 @@ def test_the_same_question_has_the_same_answer(name: str, model: str) -> None:
     assert_same(ask(name, model).frame, answer(name, model).frame)
 
 
+@pytest.mark.slow  # each is asked twice more
 @per_method
 def test_a_seed_decides_what_is_random(name: str) -> None:
     if "seed" not in METHODS[name].options.model_fields:
