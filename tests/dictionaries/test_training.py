@@ -78,9 +78,9 @@ def d_names(d: SparseDictionary) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def again(data: Data, d: SparseDictionary) -> Trainer:
-    from probe.dictionaries.recipe import read_recipe
+    from probe.dictionaries.recipe import Recipe
 
-    recipe = read_recipe(dict(d.metadata["options"]))
+    recipe = Recipe(**d.metadata["options"])
     trainer = Trainer(recipe, data)
     batches = data.store.batches(recipe.batch_size, names=data.names, seed=recipe.seed)
     while not trainer.done:
@@ -169,7 +169,9 @@ def test_the_log_says_how_it_went(store, tmp_path):
 
 
 def test_refusals_keep_what_there_is(store, tmp_path):
-    with pytest.raises(OptionError, match='no training option "dsae"(.|\n)*did you mean "d_sae"'):
+    with pytest.raises(
+        OptionError, match='training has no option "dsae"(.|\n)*did you mean "d_sae"'
+    ):
         train_sae(store, out=tmp_path, site="mlp_in.0", dsae=3)
     for wrong, message in [
         ({"architecture": "topkk"}, 'did you mean "topk"'),

@@ -265,7 +265,7 @@ def test_numbers_that_overflow_are_refused(three: tuple[Path, ...], tmp_path: Pa
         ({"how": "tiez"}, 'no way to merge called "tiez"'),
         ({"how": "ties"}, "adds what tuning changed"),
         ({"how": "linear", "weights": [1.0]}, "1 weights for 2 models"),
-        ({"how": "linear", "t": 0.5}, "linear: t=0.5"),
+        ({"how": "linear", "t": 0.5}, 'linear has no option "t"'),
         ({"how": "slerp", "base": True}, "slerp takes no base"),
         ({"how": "dare", "base": True, "drop": 1.0}, "dare: drop=1.0"),
     ],

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.fields import FieldInfo
 
 from probe.core.errors import OptionError, nearest
+from probe.core.options import read_options
 from probe.core.result import View
 
 T = TypeVar("T")
@@ -79,16 +80,7 @@ class Method:
 
     def parse(self, given: Mapping[str, Any]) -> BaseModel:
         """Check options, naming the nearest right word for a wrong one."""
-        for name in given:
-            if name not in self.options.model_fields:
-                raise OptionError(
-                    f'{self.name} has no option "{name}"',
-                    remedy=nearest(name, self.options.model_fields),
-                )
-        try:
-            return self.options.model_validate(dict(given))
-        except ValidationError as error:
-            raise OptionError(_explain(self.name, error, self.options)) from None
+        return read_options(self.options, given, self.name)
 
     def view_for(self, options: BaseModel) -> View:
         """The view under these options."""
@@ -153,13 +145,3 @@ def _options(name: str, function: Callable[..., Any]) -> type[BaseModel]:
         fields[parameter.name] = (annotation, ... if required else parameter.default)
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True)
     return create_model(f"{name}_options", __config__=config, **fields)
-
-
-def _explain(name: str, error: ValidationError, options: type[BaseModel]) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"][:1])
-        field = options.model_fields.get(where)
-        about = f" ({field.description})" if field is not None and field.description else ""
-        lines.append(f"{name}: {where}={problem['input']!r}: {problem['msg']}{about}")
-    return "\n".join(lines)

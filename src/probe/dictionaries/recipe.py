@@ -1,8 +1,6 @@
 """What a dictionary is trained as, and how: every choice that decides the finished weights."""
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from probe.core.errors import OptionError, nearest
 
@@ -119,22 +117,3 @@ class Recipe(BaseModel):
         """Active features at a step."""
         start = self.k_start or self.k
         return round(start + (self.k - start) * self._begun(step))
-
-
-def read_recipe(options: dict[str, Any]) -> Recipe:
-    """The options as a Recipe; a wrong one is named with what it may be."""
-    unknown = [name for name in options if name not in Recipe.model_fields]
-    if unknown:
-        raise OptionError(
-            f'there is no training option "{unknown[0]}"',
-            remedy=nearest(unknown[0], Recipe.model_fields),
-        )
-    try:
-        return Recipe(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "options"
-        raise OptionError(
-            f"{name}={options.get(name)!r}: {first['msg']}",
-            expected=str(Recipe.model_fields[name].description or "") if first["loc"] else "",
-        ) from None

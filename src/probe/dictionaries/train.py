@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from probe.core.errors import DictionaryError, OptionError
+from probe.core.options import read_options
 from probe.core.progress import Report, progress_bar
 from probe.core.provenance import hash_text, now, versions
 from probe.dictionaries.dictionary import SparseDictionary
 from probe.dictionaries.files import CONFIG, TRAINING, load_dictionary
-from probe.dictionaries.recipe import Recipe, read_recipe
+from probe.dictionaries.recipe import Recipe
 from probe.dictionaries.scaling import Data
 from probe.dictionaries.store import ActivationStore
 from probe.dictionaries.trainer import CHECKPOINT, Trainer
@@ -170,7 +171,7 @@ class _Job:
         out: str | Path, options: Mapping[str, Any], device: str,
     ) -> None:  # fmt: skip
         self.path = Path(out)
-        self.recipe: Recipe = read_recipe(dict(options))
+        self.recipe = read_options(Recipe, options, "the training")
         if self.recipe.skip and reads == writes:
             raise OptionError("skip=True for an autoencoder", expected="a transcoder")
         self.store, self.reads, self.writes, self.device = store, reads, writes, device

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from probe.core.errors import OptionError, nearest
+from probe.core.options import read_options
 from probe.models.aligned import Aligned, Missing
 from probe.models.checkpoints import Checkpoint, Make, open_checkpoint, write_checkpoint
 from probe.models.merging import agree, drop, linear, nth_largest, slerp_weights, trim
@@ -210,14 +211,7 @@ RULES: Mapping[str, type[_Recipe]] = {
 def _recipe(how: str, options: Mapping[str, Any]) -> _Recipe:
     if how not in RULES:
         raise OptionError(f'there is no way to merge called "{how}"', remedy=nearest(how, RULES))
-    try:
-        return RULES[how].model_validate(dict(options))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise OptionError(
-            f"{how}: {'.'.join(map(str, problem['loc']))}={problem['input']!r}: {problem['msg']}",
-            expected=f"options {', '.join(RULES[how].model_fields)}",
-        ) from None
+    return read_options(RULES[how], options, how)
 
 
 def _weights(given: Sequence[float] | None, n: int, default: float) -> Sequence[float]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from probe.core.errors import OptionError, nearest
+from probe.core.options import read_options
 from probe.core.registry import Registry
 from probe.core.task import Prompt, Task
 from probe.core.tokens import Tokenizer
@@ -47,21 +47,7 @@ class Builder:
 
     def parse(self, given: Mapping[str, Any]) -> Options:
         """Check options, naming the nearest right word for a wrong one."""
-        fields = self.options.model_fields
-        for name in given:
-            if name not in fields:
-                raise OptionError(
-                    f'the task {self.name} has no option "{name}"', remedy=nearest(name, fields)
-                )
-        try:
-            return self.options.model_validate(dict(given))
-        except ValidationError as error:
-            lines = [
-                f"{self.name}: {p['loc'][0]}={p['input']!r}: {p['msg']}" for p in error.errors()
-            ]
-            about = {str(p["loc"][0]): fields[str(p["loc"][0])] for p in error.errors()}
-            expected = "; ".join(f"{name}: {field.description}" for name, field in about.items())
-            raise OptionError("\n".join(lines), expected=expected) from None
+        return read_options(self.options, given, f"the task {self.name}")
 
 
 TASKS: Registry[Builder] = Registry("task")

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from probe.core.errors import OptionError, nearest
+from probe.core.options import read_options
 
 
 class Recipe(BaseModel, frozen=True, extra="forbid"):
@@ -99,13 +100,4 @@ def recipe(name: str, **changes: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise OptionError(f'there is no recipe "{name}"', remedy=nearest(name, RECIPES))
-    if unknown := changes.keys() - Recipe.model_fields:
-        raise OptionError(
-            f'a recipe has no "{min(unknown)}"', remedy=nearest(min(unknown), Recipe.model_fields)
-        )
-    try:
-        return Recipe.model_validate(RECIPES[name].model_dump() | changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise OptionError(f"{field}={first['input']!r}: {first['msg']}") from None
+    return read_options(Recipe, RECIPES[name].model_dump() | changes, f"the recipe {name}")
